@@ -1,0 +1,1 @@
+"""Fits numbers to data: INT8 ranges, acceptance thresholds, keep schedules."""

@@ -1,0 +1,1 @@
+"""From a torch checkpoint to proven ONNX graphs and engines. Needs the extra `export`."""
