@@ -1,0 +1,244 @@
+"""The bundle: a folder that describes itself. `bundle.json` names every other file with its SHA-256.
+
+A bundle comes from somewhere else, so nothing in it is believed before it is checked: the manifest is parsed by a
+strict schema, file names may not leave the folder, and a graph is hashed before an engine reads it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runtime.errors import BundleError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "bundle.json"
+MAX_MANIFEST_BYTES = 16 * 2**20
+
+GraphName = Literal["query_encoder", "gallery_encoder", "matcher", "decoder"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelFacts(_Record):
+    """What the trained model is. `model_hash` is the SHA-256 of its parameters, whatever file they came in."""
+
+    model_hash: str
+    source_format: Literal["fpc", "transreid", "fpc-deploy"]
+    backbone: str
+    embed_dim: int = Field(gt=0)
+    depth: int = Field(gt=1)
+    heads: int = Field(gt=0)
+    patch_size: int = Field(gt=0)
+    stride: int = Field(gt=0)
+    grid_rows: int = Field(gt=0)
+    grid_columns: int = Field(gt=0)
+
+    @property
+    def patches(self) -> int:
+        """Number of patches of a crop before pruning: N = grid_rows * grid_columns."""
+        return self.grid_rows * self.grid_columns
+
+
+class Preprocessing(_Record):
+    """How a crop becomes the encoder's input. Resizing is the caller's part; the rest is inside the graphs."""
+
+    height: int = Field(gt=0, le=4096)
+    width: int = Field(gt=0, le=4096)
+    resize: Literal["bilinear-antialias"] = "bilinear-antialias"
+    colour: Literal["RGB"] = "RGB"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+
+class KeepSchedule(_Record):
+    """Which blocks prune (counted from 0) and how many patches are left after each."""
+
+    keep_rate: float = Field(gt=0, le=1)
+    blocks: tuple[int, ...]
+    kept: tuple[int, ...]
+
+
+class Cameras(_Record):
+    """Cameras the model was trained on. Index `trained` means "unknown": the mean of the trained rows."""
+
+    trained: int = Field(ge=0)
+    names: tuple[str, ...] = ()
+
+    @property
+    def unknown(self) -> int:
+        """Index to pass for a camera the model was not trained on."""
+        return self.trained
+
+
+class MatchingDefaults(_Record):
+    """Defaults of the two-stage match and of consolidation (design section 4; paper section 4)."""
+
+    refine: int = Field(default=100, gt=0)
+    neighbours: int = Field(default=10, gt=0)
+    alpha: float = Field(default=0.4, ge=0, le=1)
+    sinkhorn_iterations: int = Field(default=5, gt=0)
+    sinkhorn_weights: Literal["cls", "mean"] = "cls"
+
+
+class FileRecord(_Record):
+    """A file of the bundle: its size in bytes and SHA-256 in hexadecimal."""
+
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class GraphParity(_Record):
+    """How far one output of one graph is from the torch model, over all batches tried."""
+
+    graph: str
+    output: str
+    batches: tuple[int, ...]
+    max_abs: float
+    tolerance: float
+    min_cosine: float
+    worst_sample: str
+
+
+class Manifest(_Record):
+    """Content of `bundle.json`."""
+
+    schema_version: int
+    created_by: str
+    model: ModelFacts
+    preprocessing: Preprocessing
+    keep_schedule: KeepSchedule
+    cameras: Cameras
+    matching: MatchingDefaults = MatchingDefaults()
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    decoder_tokens: Literal["gallery", "query+gallery"] | None
+    multiply_adds_g: dict[str, float]
+    files: dict[str, FileRecord]
+    parity: tuple[GraphParity, ...] = ()
+    kept_overlap: dict[str, float] = {}
+    notes: tuple[str, ...] = ()
+
+
+class Binding(_Record):
+    """What a gallery must share with the bundle that reads it."""
+
+    model_hash: str
+    precision: str
+    preprocessing: Preprocessing
+
+    def differences(self, other: "Binding") -> list[str]:
+        """Return `["model_hash (1f… here, 9a… there)", ...]`, one entry a field that differs."""
+        mine, theirs = self.model_dump(), other.model_dump()
+        return [f"{name} ({mine[name]} against {theirs[name]})" for name in mine if mine[name] != theirs[name]]
+
+
+class Bundle:
+    """An opened bundle: its manifest, and its files once their hashes have been checked.
+
+    Attributes:
+        folder: where the bundle lies.
+        manifest: the parsed `bundle.json`.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._verified: set[str] = set()
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Bundle":
+        """Open and check the manifest of the bundle in `folder`; graphs are hashed when first asked for.
+
+        Raises:
+            BundleError: no manifest, not JSON, a newer schema, a field missing or out of range, or a file name that
+                points outside the folder.
+        """
+        folder = Path(folder)
+        path = folder / MANIFEST_NAME
+        if not path.is_file():
+            raise BundleError(f"{folder} is not a bundle: it holds no {MANIFEST_NAME}; make one with `fpc-deploy export`")
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes: not a bundle manifest")
+        return cls(folder, parse_manifest(path))
+
+    @property
+    def binding(self) -> Binding:
+        """What a gallery made by this bundle is bound to."""
+        m = self.manifest
+        return Binding(model_hash=m.model.model_hash, precision=m.precision, preprocessing=m.preprocessing)
+
+    def has(self, graph: GraphName) -> bool:
+        """Whether the bundle holds this graph (a TransReID checkpoint has no decoder)."""
+        return f"{graph}.onnx" in self.manifest.files
+
+    def graph_path(self, graph: GraphName) -> Path:
+        """Return the path of a graph, after checking size and SHA-256 against the manifest.
+
+        Raises:
+            BundleError: the bundle has no such graph, the file is missing, or it is not the file the manifest names.
+        """
+        name = f"{graph}.onnx"
+        if not self.has(graph):
+            raise BundleError(f"bundle {self.folder} has no {graph}: its checkpoint has no such part")
+        path = self.folder / name
+        if name not in self._verified:
+            verify_file(path, self.manifest.files[name])
+            self._verified.add(name)
+        return path
+
+
+def parse_manifest(path: Path) -> Manifest:
+    """Parse `bundle.json` at `path`; see `Bundle.open` for what it raises."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not readable JSON: {error}; export the bundle again") from error
+    version = content.get("schema_version") if isinstance(content, Mapping) else None
+    if not isinstance(version, int):
+        raise BundleError(f"{path} has no schema_version: not a bundle manifest")
+    if version > SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} has schema version {version}, this fpc-deploy reads up to {SCHEMA_VERSION}: upgrade fpc-deploy"
+        )
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: {where}: {first['msg']} ({error.error_count()} problems)") from error
+    for name in manifest.files:
+        if Path(name).name != name or name in {"", ".", ".."} or "\\" in name:
+            raise BundleError(f"{path} names the file {name!r}, which points outside its folder: do not use this bundle")
+        if (path.parent / name).is_symlink():
+            raise BundleError(f"{path.parent / name} is a symbolic link: a bundle holds plain files only")
+    return manifest
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def verify_file(path: Path, record: FileRecord) -> None:
+    """Check that the file at `path` is the one that `record` describes.
+
+    Raises:
+        BundleError: the file is missing, of another size, or of another hash.
+    """
+    if not path.is_file():
+        raise BundleError(f"{path} is missing: the manifest names it; copy the bundle again or export it anew")
+    size = path.stat().st_size
+    if size != record.bytes:
+        raise BundleError(f"{path} has {size} bytes, the manifest says {record.bytes}: copy the bundle again")
+    found = sha256_of(path)
+    if found != record.sha256:
+        raise BundleError(f"{path} has SHA-256 {found[:12]}…, the manifest says {record.sha256[:12]}…: copy it again")

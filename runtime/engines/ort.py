@@ -1,0 +1,58 @@
+"""ONNX Runtime as an engine, on the CPU."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.engines.protocol import Array
+from runtime.errors import EngineError, MissingExtraError
+
+
+class OrtEngine:
+    """A graph in ONNX Runtime's CPU provider.
+
+    Args:
+        graph: path of the ONNX file.
+        threads: threads of one run; None takes ONNX Runtime's choice, one a physical core.
+
+    Raises:
+        EngineError: ONNX Runtime cannot load the graph.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+
+    def __init__(self, graph: Path, threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtraError("onnxruntime", "cpu") from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only: its warnings are about its own optimiser
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises a class of its own per status code
+            raise EngineError(f"ONNX Runtime cannot load {graph}: {_first_line(error)}") from error
+        self._graph = graph
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    @property
+    def name(self) -> str:
+        """Engine and device."""
+        return "onnxruntime-cpu"
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graph once; see `Engine.run`."""
+        contiguous = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
+        try:
+            answers = self._session.run(self._outputs, contiguous)
+        except Exception as error:
+            shapes = {name: (value.shape, str(value.dtype)) for name, value in contiguous.items()}
+            raise EngineError(f"ONNX Runtime failed on {self._graph} with inputs {shapes}: {_first_line(error)}") from error
+        return dict(zip(self._outputs, answers, strict=True))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
