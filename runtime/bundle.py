@@ -161,7 +161,9 @@ class Bundle:
         folder = Path(folder)
         path = folder / MANIFEST_NAME
         if not path.is_file():
-            raise BundleError(f"{folder} is not a bundle: it holds no {MANIFEST_NAME}; make one with `fpc-deploy export`")
+            raise BundleError(
+                f"{folder} is not a bundle: it holds no {MANIFEST_NAME}; make one with `fpc-deploy export`"
+            )
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes: not a bundle manifest")
         return cls(folder, parse_manifest(path))
@@ -213,7 +215,9 @@ def parse_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path}: {where}: {first['msg']} ({error.error_count()} problems)") from error
     for name in manifest.files:
         if Path(name).name != name or name in {"", ".", ".."} or "\\" in name:
-            raise BundleError(f"{path} names the file {name!r}, which points outside its folder: do not use this bundle")
+            raise BundleError(
+                f"{path} names the file {name!r}, which points outside its folder: do not use this bundle"
+            )
         if (path.parent / name).is_symlink():
             raise BundleError(f"{path.parent / name} is a symbolic link: a bundle holds plain files only")
     return manifest

@@ -65,6 +65,8 @@ class Encoder:
         if camera is None:
             camera = np.full(len(crops), self._cameras.unknown, np.int64)
         if camera.shape != (len(crops),) or (camera < 0).any() or (camera > self._cameras.unknown).any():
-            raise EngineError(f"camera must be ({len(crops)},) with values 0..{self._cameras.unknown} (the last: unknown)")
+            raise EngineError(
+                f"camera must be ({len(crops)},) with values 0..{self._cameras.unknown} (the last: unknown)"
+            )
         answer = self._engine.run({"crops": crops, "camera": camera.astype(np.int64)})
         return Features(**answer)  # type: ignore[arg-type]

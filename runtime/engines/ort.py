@@ -50,7 +50,9 @@ class OrtEngine:
             answers = self._session.run(self._outputs, contiguous)
         except Exception as error:
             shapes = {name: (value.shape, str(value.dtype)) for name, value in contiguous.items()}
-            raise EngineError(f"ONNX Runtime failed on {self._graph} with inputs {shapes}: {_first_line(error)}") from error
+            raise EngineError(
+                f"ONNX Runtime failed on {self._graph} with inputs {shapes}: {_first_line(error)}"
+            ) from error
         return dict(zip(self._outputs, answers, strict=True))
 
 

@@ -1,0 +1,77 @@
+"""What the runtime asks of a gallery. The embedded one (`runtime.gallery.Gallery`) is the default; a gallery that lives
+in a vector database would implement the same five methods and nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of the gallery.
+
+    Attributes:
+        id: number of the entry, never given twice.
+        identity: whose image it is.
+        camera: name of the camera, or "".
+        source: where the image came from (a path or URL), or "".
+        added_at: when it was added, ISO 8601 UTC.
+    """
+
+    id: int
+    identity: str
+    camera: str
+    source: str
+    added_at: str
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Nearest entries of B queries, best first.
+
+    Attributes:
+        entries: (B, C) int64 entry ids; C is the number asked for, or all live entries where there are fewer.
+        cosine: (B, C) float32 cosine similarity, in -1..1.
+    """
+
+    entries: NDArray[np.int64]
+    cosine: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token memory of n entries.
+
+    Attributes:
+        cls: (n, D) float32, not normalised.
+        patches: (n, N, D) float16, not normalised; None in a gallery that stores [cls] tokens only.
+    """
+
+    cls: NDArray[np.float32]
+    patches: NDArray[np.float16] | None
+
+
+class GalleryReader(Protocol):
+    """A snapshot of a gallery that can be searched."""
+
+    def __len__(self) -> int:
+        """Number of live entries."""
+
+    def search(self, cls: NDArray[np.float32], count: int) -> Candidates:
+        """Find the `count` entries nearest to each of (B, D) [cls] tokens by cosine of [cls]."""
+
+    def rank(self, descriptor: NDArray[np.float32], count: int) -> Candidates:
+        """Find the `count` entries nearest to each of (B, D) descriptors by cosine of descriptors."""
+
+    def tokens(self, entries: NDArray[np.int64]) -> Tokens:
+        """Read the token memory of (n,) entries, in that order."""
+
+    def entries(self, ids: Sequence[int]) -> list[Entry]:
+        """Look up entries by id, in that order."""
+
+    def refresh(self) -> bool:
+        """Follow additions and removals made since; return whether anything changed."""
