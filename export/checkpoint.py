@@ -1,0 +1,264 @@
+"""Reads checkpoints: the FPC authors' naming, TransReID's, and our own training format."""
+
+import difflib
+import hashlib
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from export.model import FPCModel, ModelConfig
+from runtime.errors import CheckpointError
+
+TRAINING_FORMAT = "fpc-deploy/checkpoint/1"
+SourceFormat = Literal["fpc", "transreid", "fpc-deploy"]
+State = dict[str, Tensor]
+
+# Parameters that training needs and deployment does not: classifiers of every branch, the ImageNet classifier, the
+# jigsaw branch of TransReID with its necks, and BatchNorm's counters.
+UNUSED = re.compile(
+    r"(rec_)?classifier(_\d+)?\..*|base\.(fc|head|head_dist|pre_logits\.fc)\..*|b2\..*|bottleneck_\d+\..*"
+    r"|(.*\.)?num_batches_tracked"
+)
+# (height, width) and strides tried, in this order, when the checkpoint does not say its geometry: the sizes of the
+# published FPC and TransReID configs.
+IMAGE_SIZES = ((256, 128), (384, 128), (384, 192), (128, 64), (224, 224), (384, 384))
+STRIDES = (11, 12, 14, 16, 8)
+HEAD_WIDTH = 64
+"""Width of one attention head in every published ViT and DeiT (tiny 192/3, small 384/6, base 768/12)."""
+BACKBONES = {192: "vit_tiny_patch16_224", 384: "vit_small_patch16_224", 768: "vit_base_patch16_224"}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a state dict does not tell, given by the caller where guessing fails. None means: find out."""
+
+    backbone: str | None = None
+    image_size: tuple[int, int] | None = None
+    stride: int | None = None
+    heads: int | None = None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A checkpoint as a model.
+
+    Attributes:
+        model: in eval mode.
+        source_format: whose naming the checkpoint has.
+        model_hash: SHA-256 of the parameters in use, the same for any file that holds them.
+        unused: names of parameters that deployment does not need.
+    """
+
+    model: FPCModel
+    source_format: SourceFormat
+    model_hash: str
+    unused: tuple[str, ...]
+
+
+def load_checkpoint(path: Path, geometry: Geometry = Geometry()) -> LoadedModel:  # noqa: B008 (frozen)
+    """Read a checkpoint without running any code in it.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, no checkpoint, holds code, misses parameters, has parameters
+            that fit nothing or have another shape, or its image size cannot be told.
+    """
+    content = read_tensors(path)
+    if content.get("format") == TRAINING_FORMAT:
+        return _load_own(path, content)
+    state = _state_dict(path, content)
+    source, renamed, unused = _rename(path, state)
+    config = _find_config(path, renamed, geometry)
+    model = _fill(path, config, renamed, has_decoder=source == "fpc", original=_originals(source))
+    return LoadedModel(model, source, hash_parameters(model.state_dict()), tuple(sorted(unused)))
+
+
+def save_checkpoint(path: Path, model: FPCModel, extra: Mapping[str, Any] | None = None) -> None:
+    """Write our own format: configuration and parameters, readable with `weights_only=True`.
+
+    Args:
+        path: where to; written beside and renamed.
+        model: what to write.
+        extra: further plain values and tensors (a training state).
+    """
+    content = {"format": TRAINING_FORMAT, "config": asdict(model.config), "model": model.state_dict(), **(extra or {})}
+    beside = path.with_name(path.name + ".part")
+    torch.save(content, beside)
+    beside.replace(path)
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Return the mapping in a checkpoint file, refusing anything but tensors and plain values."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file: give the path of a checkpoint (.pth, .pt)")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors (or is no checkpoint), and loading it could run code: "
+            f"{_first_line(error)}; save its state_dict alone"
+        ) from error
+    except Exception as error:  # a damaged archive surfaces as almost anything
+        raise CheckpointError(f"{path} is truncated or not a torch checkpoint: {_first_line(error)}") from error
+    if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
+        raise CheckpointError(f"{path} holds no state dict but {type(content).__name__}: save model.state_dict()")
+    return content
+
+
+def hash_parameters(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over names, shapes and float32 values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        if not name.endswith("num_batches_tracked"):
+            values = state[name].detach().float().contiguous()
+            digest.update(f"{name}{tuple(values.shape)}".encode())
+            digest.update(values.numpy().data)
+    return digest.hexdigest()
+
+
+def _state_dict(path: Path, content: dict[str, Any]) -> State:
+    for nest in ("state_dict", "model", "net"):
+        if isinstance(content.get(nest), dict):
+            content = content[nest]
+    state = {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        raise CheckpointError(f"{path} holds no tensors: save model.state_dict()")
+    return {key: value.float() for key, value in state.items()}
+
+
+def _originals(source: SourceFormat) -> dict[str, str]:
+    """Our prefixes to the checkpoint's, for messages."""
+    names = {"head.block.": "b1.0.", "head.norm.": "b1.1.", "head.bottleneck.": "bottleneck."}
+    names |= {"decoder.block.": "rec_b.0.", "decoder.norm.": "rec_b.1.", "decoder.bottleneck.": "rec_bottleneck."}
+    names |= {"patch_embed.": "base.patch_embed.proj.", "camera_embed": "base.sie_embed", "blocks.": "base.blocks."}
+    return names | {"cls_token": "base.cls_token", "pos_embed": "base.pos_embed"} if source != "fpc-deploy" else {}
+
+
+def _rename(path: Path, state: State) -> tuple[SourceFormat, State, list[str]]:
+    """Give the parameters our names; return also the names that deployment does not use."""
+    blocks = {int(match[1]) for key in state if (match := re.match(r"base\.blocks\.(\d+)\.", key))}
+    if not blocks:
+        near = ", ".join(sorted(state)[:4])
+        raise CheckpointError(f"{path} is neither an FPC nor a TransReID checkpoint: no base.blocks.*, but {near}, ...")
+    last = max(blocks)
+    source: SourceFormat = "fpc" if any(key.startswith("rec_") for key in state) else "transreid"
+    own_head = any(key.startswith("b1.") for key in state)
+    prefixes = {ours: theirs for ours, theirs in _originals(source).items() if not ours.startswith("blocks.")}
+    if not own_head:
+        prefixes |= {"head.block.": f"base.blocks.{last}.", "head.norm.": "base.norm."}
+    renamed, unused, strange = {}, [], []
+    for key, value in state.items():
+        target = next((ours + key[len(theirs) :] for ours, theirs in prefixes.items() if key.startswith(theirs)), None)
+        if target is None and (match := re.match(r"base\.(blocks\.(\d+)\..*)", key)) and int(match[2]) < last:
+            target = match[1]
+        if UNUSED.fullmatch(key) or (own_head and key.startswith((f"base.blocks.{last}.", "base.norm."))):
+            unused.append(key)
+        elif target is None:
+            strange.append(key)
+        else:
+            renamed[target] = value.squeeze(1) if target == "camera_embed" else value
+    if strange:
+        known = [key for key in state if key not in strange] + [theirs + "weight" for theirs in prefixes.values()]
+        raise CheckpointError(f"{path} has parameters that fit nothing: {_with_nearest(strange, known)}")
+    return source, renamed, unused
+
+
+def _find_config(path: Path, state: State, geometry: Geometry) -> ModelConfig:
+    needed = ("patch_embed.weight", "pos_embed", "head.block.mlp.fc1.weight")
+    absent = [key for key in needed if key not in state or state[key].dim() < 2]
+    if absent:
+        raise CheckpointError(f"{path} misses parameters (or they have no shape): {', '.join(absent)}")
+    projection = state["patch_embed.weight"]
+    width, patch = projection.shape[0], projection.shape[-1]
+    image_size, stride = _find_geometry(path, state["pos_embed"].shape[1] - 1, patch, geometry)
+    return ModelConfig(
+        backbone=geometry.backbone or BACKBONES.get(width, "vit_base_patch16_224"),
+        embed_dim=width,
+        depth=len({key.split(".")[1] for key in state if key.startswith("blocks.")}) + 1,
+        heads=geometry.heads or max(1, width // HEAD_WIDTH),
+        mlp_ratio=state["head.block.mlp.fc1.weight"].shape[0] / width,
+        qkv_bias="head.block.attn.qkv.bias" in state,
+        height=image_size[0],
+        width=image_size[1],
+        patch_size=patch,
+        stride=stride,
+        cameras=state["camera_embed"].shape[0] if "camera_embed" in state else 0,
+    )
+
+
+def _find_geometry(path: Path, patches: int, patch: int, geometry: Geometry) -> tuple[tuple[int, int], int]:
+    sizes = (geometry.image_size,) if geometry.image_size else IMAGE_SIZES
+    for size in sizes:
+        for stride in (geometry.stride,) if geometry.stride else STRIDES:
+            config = replace(ModelConfig(), height=size[0], width=size[1], patch_size=patch, stride=stride)
+            if config.patches == patches:
+                return size, stride
+    asked = f"{geometry.image_size or 'any known size'}, stride {geometry.stride or 'any'}"
+    raise CheckpointError(
+        f"{path} has position rows for {patches} patches, which fits no crop size and stride tried ({asked}): "
+        "give --image-size HxW and --stride"
+    )
+
+
+def _fill(path: Path, config: ModelConfig, state: State, *, has_decoder: bool, original: dict[str, str]) -> FPCModel:
+    """Build the model and load `state`; every missing, strange or misshapen name goes into one error."""
+    model = FPCModel(config, has_decoder=has_decoder)
+    expected = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+
+    def theirs(key: str) -> str:
+        prefix = next((ours for ours in original if key.startswith(ours)), "")
+        return original.get(prefix, prefix) + key[len(prefix) :]
+
+    missing = [theirs(key) for key in expected if key not in state]
+    strange = [theirs(key) for key in state if key not in expected and not key.endswith("num_batches_tracked")]
+    shapes = [
+        f"{theirs(key)} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    problems = []
+    if strange:
+        problems.append(f"parameters that fit nothing: {_with_nearest(strange, [theirs(key) for key in expected])}")
+    if missing:
+        problems.append(f"missing parameters: {_shortened(missing)}")
+    if shapes:
+        problems.append(f"misshapen parameters: {_shortened(shapes)}")
+    broken = [theirs(key) for key in expected if key in state and not torch.isfinite(state[key]).all()]
+    if broken:
+        problems.append(f"parameters with NaN or infinity: {_shortened(broken)}")
+    if problems:
+        raise CheckpointError(f"{path} does not fit a {config.backbone} of depth {config.depth}: {'; '.join(problems)}")
+    model.load_state_dict(state, strict=False)  # strictness is above; only BatchNorm counters may lack
+    return model.eval()
+
+
+def _load_own(path: Path, content: dict[str, Any]) -> LoadedModel:
+    state, settings = content.get("model"), content.get("config")
+    names = {field.name for field in fields(ModelConfig)}
+    if not isinstance(state, dict) or not isinstance(settings, dict) or set(settings) != names:
+        raise CheckpointError(f"{path} is a damaged fpc-deploy checkpoint: its config or model is missing")
+    model = _fill(path, ModelConfig(**settings), state, has_decoder=any(k.startswith("decoder.") for k in state), original={})
+    return LoadedModel(model, "fpc-deploy", hash_parameters(model.state_dict()), ())
+
+
+def _with_nearest(strange: list[str], known: list[str]) -> str:
+    """Return `"x (nearest: y), ..."`, at most eight."""
+    named = []
+    for key in strange[:8]:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        named.append(f"{key} (nearest: {near[0]})" if near else key)
+    return _shortened(named, len(strange))
+
+
+def _shortened(names: list[str], total: int | None = None) -> str:
+    total = len(names) if total is None else total
+    return ", ".join(names[:8]) + (f" and {total - 8} more" if total > 8 else "")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
