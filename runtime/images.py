@@ -54,6 +54,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                 return np.array(_as_rgb(_upright(image)), np.uint8)
         except ImageError:
             raise
+        except _UnknownRangeError as error:
+            raise ImageError(f"{path} {error}: save it with 8 bits a channel") from error
         except UnidentifiedImageError as error:
             raise ImageError(f"{path} is not an image of a known format ({', '.join(FORMATS)})") from error
         except Image.DecompressionBombError as error:
@@ -117,8 +119,8 @@ def cut(frame: NDArray[np.uint8], boxes: NDArray[np.float32], height: int, width
     if not fits.all():
         first = int(np.argmin(fits))
         raise ImageError(
-            f"box {first} {np.asarray(boxes)[first].tolist()} has no area inside the {frame_width}x{frame_height} frame: "
-            "leave such boxes out, see has_area"
+            f"box {first} {np.asarray(boxes)[first].tolist()} has no area inside the {frame_width}x{frame_height} "
+            "frame: leave such boxes out, see has_area"
         )
     inside = clip(boxes, frame_height, frame_width)
     corners = np.concatenate([np.floor(inside[:, :2]), np.ceil(inside[:, 2:])], axis=1).astype(np.int64)
@@ -126,6 +128,10 @@ def cut(frame: NDArray[np.uint8], boxes: NDArray[np.float32], height: int, width
     for crop, (x1, y1, x2, y2) in zip(crops, corners, strict=True):  # each crop has a size of its own
         crop[:] = resize(frame[y1:y2, x1:x2], height, width)
     return crops
+
+
+class _UnknownRangeError(ValueError):
+    """Pixel values that no rule says how to bring to 8 bits."""
 
 
 def _check_file(path: Path) -> None:
@@ -160,7 +166,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.mode == "F":
-        raise ImageError(f"{getattr(image, 'filename', 'image')} has floating-point pixels of unknown range")
+        raise _UnknownRangeError("has floating-point pixels of unknown range")
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         backdrop = Image.new("RGBA", image.size, BACKDROP)
         return Image.alpha_composite(backdrop, image.convert("RGBA")).convert("RGB")
@@ -171,7 +177,7 @@ def _eight_bits(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Scale 16-bit grey to 8 bits: 65535 becomes 255 and 257 becomes 1."""
     wide = grey.astype(np.int64)
     if wide.min() < 0 or wide.max() > 65535:
-        raise ValueError("grey values outside 16 bits")
+        raise _UnknownRangeError("has grey values outside 16 bits")
     return ((wide + 128) // 257).astype(np.uint8)
 
 
