@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.engines.protocol import Array
+from runtime.engines.protocol import Array, TensorSpec
 from runtime.errors import EngineError, MissingExtraError
 
 
@@ -36,24 +36,47 @@ class OrtEngine:
         except Exception as error:  # ONNX Runtime raises a class of its own per status code
             raise EngineError(f"ONNX Runtime cannot load {graph}: {_first_line(error)}") from error
         self._graph = graph
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._inputs = tuple(_spec(node) for node in self._session.get_inputs())
+        self._outputs = tuple(_spec(node) for node in self._session.get_outputs())
 
     @property
     def name(self) -> str:
         """Engine and device."""
         return "onnxruntime-cpu"
 
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs that the graph declares, in its order."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs that the graph declares, in its order."""
+        return self._outputs
+
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the graph once; see `Engine.run`."""
         contiguous = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
+        names = [output.name for output in self._outputs]
         try:
-            answers = self._session.run(self._outputs, contiguous)
+            answers = self._session.run(names, contiguous)
         except Exception as error:
             shapes = {name: (value.shape, str(value.dtype)) for name, value in contiguous.items()}
             raise EngineError(
                 f"ONNX Runtime failed on {self._graph} with inputs {shapes}: {_first_line(error)}"
             ) from error
-        return dict(zip(self._outputs, answers, strict=True))
+        return dict(zip(names, answers, strict=True))
+
+
+# ONNX Runtime's names of element types that differ from numpy's.
+_DTYPES = {"float": "float32", "double": "float64"}
+
+
+def _spec(node: Any) -> TensorSpec:
+    """Describe a NodeArg: its type reads `tensor(float)`, a dynamic axis is a name or None."""
+    element = str(node.type).removeprefix("tensor(").removesuffix(")")
+    axes = tuple(axis if isinstance(axis, int) and axis >= 0 else None for axis in node.shape or ())
+    return TensorSpec(node.name, axes, _DTYPES.get(element, element))
 
 
 def _first_line(error: Exception) -> str:

@@ -77,8 +77,9 @@ def open_container(source: str, timeout_s: float = STREAM_TIMEOUT_S) -> "av.cont
     try:
         return av.open(f"file:{path.absolute()}", "r", options=options)
     except (av.error.FFmpegError, ValueError) as error:
-        # A container that is not on the list is answered with "Invalid argument".
-        raise SourceError(f"{source} is not a video file, or is cut off before its index: {cause(error)}") from error
+        # What a container that is not on the list is answered with.
+        why = "no supported container" if isinstance(error, av.error.ArgumentError) else cause(error)
+        raise SourceError(f"{source} is not a video file, or is cut off before its index: {why}") from error
 
 
 def _open_stream(source: str, timeout_s: float) -> "av.container.InputContainer":
