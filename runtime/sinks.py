@@ -1,0 +1,133 @@
+"""Where events go: a file of JSON lines, or standard output.
+
+Each line leaves in one write to a file opened for appending, so a process that is interrupted or killed leaves whole
+lines only, and two processes may share a file. A disk that fills up in the middle of a line gets that line taken back.
+"""
+
+import errno
+import logging
+import os
+import stat
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from runtime.errors import FpcError
+from runtime.events import Event
+
+log = logging.getLogger(__name__)
+
+STANDARD_OUTPUT = "standard output"
+
+
+class Sink(Protocol):
+    """What the run loop asks of a sink."""
+
+    def write(self, event: Event) -> bool:
+        """Write one event; False says that nobody reads any more and the loop should end."""
+
+    def close(self) -> None:
+        """Let go of the file or connection."""
+
+
+class JsonLines:
+    """Writes events as JSON lines.
+
+    Args:
+        path: file to append to, made if missing; None writes to standard output.
+
+    Raises:
+        FpcError: the file cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.name = STANDARD_OUTPUT if path is None else str(path)
+        self.written = 0
+        self._reader_gone = False
+        self._file = None if path is None else _open_for_appending(path)
+
+    def __enter__(self) -> "JsonLines":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, event: Event) -> bool:
+        """Write one event as one line.
+
+        Returns:
+            False once the reader of a pipe has gone (`fpc-deploy run ... | head`); stop then.
+
+        Raises:
+            FpcError: the line cannot be written (a full disk, say); the file ends with the line before it.
+        """
+        if self._reader_gone:
+            return False
+        line = (event.to_json() + "\n").encode()
+        try:
+            if self._file is None:
+                _write_to_standard_output(line)
+            else:
+                _append(self._file, line)
+        except BrokenPipeError:
+            self._reader_gone = True
+            return False
+        except (OSError, ValueError) as error:  # ValueError: standard output was closed
+            raise FpcError(f"{self.name} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        self.written += 1
+        return True
+
+    def close(self) -> None:
+        """Close the file; closing twice does no harm."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+            self._reader_gone = True
+        elif self.name == STANDARD_OUTPUT and self._reader_gone:
+            _drop_standard_output()
+
+
+def _open_for_appending(path: Path) -> int:
+    try:
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except (OSError, ValueError) as error:
+        raise FpcError(f"{path} cannot be opened for writing: {getattr(error, 'strerror', None) or error}") from error
+    status = os.fstat(file)
+    # A power cut may have left half a line behind; what follows must not grow onto it.
+    if stat.S_ISREG(status.st_mode) and status.st_size and os.pread(file, 1, status.st_size - 1) != b"\n":
+        log.warning("%s ends with half a line: it is left as it is, events follow on a new line", path)
+        os.write(file, b"\n")
+    return file
+
+
+def _append(file: int, line: bytes) -> None:
+    """Write all of `line`, or nothing of it where the file is a regular one."""
+    status = os.fstat(file)
+    written = 0
+    try:
+        while written < len(line):  # a second turn happens on pipes and nearly full disks only
+            written += os.write(file, line[written:])
+    except OSError as error:
+        if written and error.errno != errno.EPIPE and stat.S_ISREG(status.st_mode):
+            os.ftruncate(file, status.st_size)
+        raise
+
+
+def _write_to_standard_output(line: bytes) -> None:
+    sys.stdout.flush()  # what was printed as text comes first
+    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
+
+
+def _drop_standard_output() -> None:
+    """Point standard output at nothing, or Python complains of the broken pipe once more when it exits."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, sys.stdout.fileno())
+    except (OSError, ValueError):  # standard output is no file descriptor (a test, a notebook)
+        pass
+    finally:
+        os.close(nowhere)
