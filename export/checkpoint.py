@@ -242,7 +242,9 @@ def _load_own(path: Path, content: dict[str, Any]) -> LoadedModel:
     names = {field.name for field in fields(ModelConfig)}
     if not isinstance(state, dict) or not isinstance(settings, dict) or set(settings) != names:
         raise CheckpointError(f"{path} is a damaged fpc-deploy checkpoint: its config or model is missing")
-    model = _fill(path, ModelConfig(**settings), state, has_decoder=any(k.startswith("decoder.") for k in state), original={})
+    model = _fill(
+        path, ModelConfig(**settings), state, has_decoder=any(k.startswith("decoder.") for k in state), original={}
+    )
     return LoadedModel(model, "fpc-deploy", hash_parameters(model.state_dict()), ())
 
 

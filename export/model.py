@@ -137,7 +137,7 @@ def take_patches(patches: Tensor, index: Tensor) -> Tensor:
 class Head(nn.Module):
     """A last block with LayerNorm and BatchNorm: makes one descriptor of a sequence of tokens.
 
-    The gallery head (`b1`/`bottleneck` in the authors' naming) and the decoder (`rec_b`/`rec_bottleneck`) are two of these.
+    The gallery head (`b1`, `bottleneck` in the authors' naming) and the decoder (`rec_b`, `rec_bottleneck`) are two.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -164,11 +164,13 @@ class Encoded:
         tokens: (B, 1 + P, D), [cls] first, before any norm.
         kept: (B, P) int64 index of each patch in the row-major patch grid.
         kept_at: {block: (B, k) int64 index into the patches alive at that block}.
+        attention_at: {block: (B, n) weight of [cls] on each patch alive before that block}.
     """
 
     tokens: Tensor
     kept: Tensor
     kept_at: dict[int, Tensor]
+    attention_at: dict[int, Tensor]
 
 
 class FPCModel(nn.Module):
@@ -187,17 +189,27 @@ class FPCModel(nn.Module):
         self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, width), std=0.02))
         self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1 + config.patches, width), std=0.02))
         self.camera_embed = (
-            nn.Parameter(nn.init.trunc_normal_(torch.empty(config.cameras, width), std=0.02)) if config.cameras else None
+            nn.Parameter(nn.init.trunc_normal_(torch.empty(config.cameras, width), std=0.02))
+            if config.cameras
+            else None
         )
         self.blocks: Any = create_blocks(config, config.depth - 1)
         self.head = Head(config)
         self.decoder = Head(config) if has_decoder else None
 
     def camera_table(self) -> Tensor:
-        """Return (cameras + 1, D): the trained rows and, last, their mean, which stands for an unknown camera."""
+        """Return (cameras + 1, D), what a camera adds to a token.
+
+        The last row, the mean of the trained ones, stands for an unknown camera.
+        """
         if self.camera_embed is None:
             return self.cls_token.new_zeros(1, self.config.embed_dim)
-        return torch.cat([self.camera_embed, self.camera_embed.mean(dim=0, keepdim=True)])
+        rows = torch.cat([self.camera_embed, self.camera_embed.mean(dim=0, keepdim=True)])
+        return self.config.camera_coefficient * rows
+
+    def place_table(self) -> Tensor:
+        """Return (1, 1 + N, D), what a place adds to a token: the position row and, at place 0, [cls] itself."""
+        return self.pos_embed + nn.functional.pad(self.cls_token, (0, 0, 0, self.config.patches))
 
     def embed(self, pixels: Tensor, camera: Tensor) -> Tensor:
         """Return (B, 1 + N, D) input tokens: `[cls; patches] + pos_embed + coefficient * camera_embed[camera]`.
@@ -208,35 +220,39 @@ class FPCModel(nn.Module):
         """
         patches = self.patch_embed(pixels).flatten(2).transpose(1, 2)  # (B, N, D), row-major over the grid
         # a zero row where [cls] goes, filled by the sum: needs no expand over the batch
-        tokens = nn.functional.pad(patches, (0, 0, 1, 0))
-        place = self.pos_embed + nn.functional.pad(self.cls_token, (0, 0, 0, self.config.patches))
-        return tokens + place + self.config.camera_coefficient * self.camera_table()[camera].unsqueeze(1)
+        tokens = nn.functional.pad(patches, (0, 0, 1, 0))  # (B, 1 + N, D)
+        return tokens + self.place_table() + self.camera_table()[camera].unsqueeze(1)
 
-    def encode(
-        self, pixels: Tensor, camera: Tensor, keep: dict[int, int], drop: DropStrategy = "attention"
-    ) -> Encoded:
-        """Run the shared blocks, pruning after the attention residual of each block in `keep`.
+    def encode(self, pixels: Tensor, camera: Tensor, keep: dict[int, int], drop: DropStrategy = "attention") -> Encoded:
+        """Make the token memory of crops.
 
         Args:
             pixels: (B, 3, H, W) float, normalised.
-            camera: (B,) int64.
+            camera: (B,) int64; `config.cameras` means unknown.
             keep: {block: patches that survive}, see `keep_counts`; empty for the dense encoder.
             drop: which patches go.
         """
-        tokens = self.embed(pixels, camera)
+        return self.run_blocks(self.embed(pixels, camera), keep, drop)
+
+    def run_blocks(self, tokens: Tensor, keep: dict[int, int], drop: DropStrategy = "attention") -> Encoded:
+        """Run the shared blocks on (B, 1 + N, D) tokens, pruning after the attention residual of each block in `keep`."""
         kept_at: dict[int, Tensor] = {}
-        kept = torch.arange(self.config.patches, device=pixels.device).expand(pixels.shape[0], -1)
+        attention_at: dict[int, Tensor] = {}
+        kept: Tensor | None = None
         for depth, block in enumerate(self.blocks):
             if depth not in keep:
                 tokens = block(tokens)
                 continue
             mixed, attention = attend(block.attn, block.norm1(tokens))
             tokens = tokens + block.drop_path1(block.ls1(mixed))
-            index = select_patches(attention.detach(), keep[depth], drop)
-            kept_at[depth], kept = index, kept.gather(1, index)
-            tokens = torch.cat([tokens[:, :1], take_patches(tokens[:, 1:], index)], dim=1)
+            attention_at[depth] = attention.detach()
+            index = select_patches(attention_at[depth], keep[depth], drop)
+            kept_at[depth], kept = index, index if kept is None else kept.gather(1, index)
+            tokens = torch.cat([tokens[:, :1], take_patches(tokens[:, 1:], index)], dim=1)  # (B, 1 + keep, D)
             tokens = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
-        return Encoded(tokens, kept, kept_at)
+        if kept is None:
+            kept = torch.arange(self.config.patches, device=tokens.device).expand(tokens.shape[0], -1)
+        return Encoded(tokens, kept, kept_at, attention_at)
 
     def consolidate(
         self,
@@ -272,5 +288,3 @@ class FPCModel(nn.Module):
 def normalise(crops: Tensor) -> Tensor:
     """Return (B, 3, H, W) float32 in -1..1 of (B, H, W, 3) uint8 RGB crops."""
     return (crops.float().permute(0, 3, 1, 2) / 255 - PIXEL_MEAN_STD) / PIXEL_MEAN_STD
-
-

@@ -1,0 +1,254 @@
+"""`fpc-deploy export`: a checkpoint in, a proven bundle out, or nothing."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import ModelProto
+
+from export.checkpoint import Geometry, LoadedModel, load_checkpoint
+from export.graphs import DecoderGraph, EncoderGraph, MatcherGraph
+from export.model import DecoderTokens, FPCModel, ModelConfig, keep_counts
+from export.multiply_adds import count_as_published, count_linear
+from export.parity import BATCHES, compare_encoder, demand_parity, pruning_values
+from export.parity_matching import compare_decoder, compare_matcher, make_memory
+from export.tracing import Port, trace_graph, with_outputs
+from runtime.bundle import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    Bundle,
+    Cameras,
+    FileRecord,
+    GraphParity,
+    KeepSchedule,
+    Manifest,
+    MatchingDefaults,
+    ModelFacts,
+    Preprocessing,
+    sha256_of,
+)
+from runtime.engines import Engine, open_engine
+from runtime.errors import BundleError, CheckpointError
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What may be chosen at export.
+
+    Attributes:
+        keep_rate: share of patches that survives each pruning block.
+        prune_at: blocks that prune, counted from 0.
+        decoder_tokens: whether the query's own tokens join its neighbours' in the decoder.
+        camera_names: names of the trained cameras, in their order; empty if unknown.
+        matching: defaults of the runtime; its Sinkhorn settings are constants of the matcher graph.
+        overwrite: replace a bundle that is already there.
+    """
+
+    keep_rate: float = 0.8
+    prune_at: tuple[int, ...] = (3, 6, 9)
+    decoder_tokens: DecoderTokens = "gallery"
+    camera_names: tuple[str, ...] = ()
+    matching: MatchingDefaults = MatchingDefaults()
+    overwrite: bool = False
+
+
+def export_bundle(
+    checkpoint: Path,
+    out: Path,
+    options: ExportOptions = ExportOptions(),  # noqa: B008 (frozen)
+    geometry: Geometry = Geometry(),  # noqa: B008 (frozen)
+    report: Report = lambda _: None,
+) -> Bundle:
+    """Export a checkpoint to a bundle; every graph is proved against torch before the bundle appears.
+
+    Args:
+        checkpoint: FPC, TransReID or fpc-deploy checkpoint.
+        out: folder to make. It appears whole or not at all.
+        options: pruning, decoder, cameras.
+        geometry: what the checkpoint does not tell.
+        report: called with one line per step.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or the options do not fit it.
+        ParityError: a graph does not answer as the torch model does.
+        BundleError: `out` exists and `overwrite` is off, or cannot be written.
+    """
+    if out.exists() and not options.overwrite:
+        raise BundleError(f"{out} exists: choose another --out, or give --overwrite")
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (out / MANIFEST_NAME).is_file():
+        raise BundleError(f"{out} exists and is no bundle: it will not be overwritten")
+    report(f"reading {checkpoint}")
+    loaded = load_checkpoint(checkpoint, geometry)
+    keep = _keep_schedule(loaded.model.config, options)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise BundleError(f"cannot write beside {out}: {error}") from error
+    try:
+        _write_bundle(loaded, keep, options, folder, report)
+        folder.chmod(0o755)
+        _put_in_place(folder, out)
+    except OSError as error:
+        raise BundleError(f"cannot write {out}: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Bundle.open(out)
+
+
+def _keep_schedule(config: ModelConfig, options: ExportOptions) -> dict[int, int]:
+    if not 0 < options.keep_rate <= 1:
+        raise CheckpointError(f"--keep-rate {options.keep_rate} must be above 0 and at most 1")
+    shared = config.depth - 1
+    outside = [block for block in options.prune_at if not 0 <= block < shared]
+    if outside:
+        raise CheckpointError(
+            f"--prune-at {','.join(map(str, outside))}: this model shares blocks 0 to {shared - 1} and only they can prune"
+        )
+    if options.camera_names and len(options.camera_names) != config.cameras:
+        raise CheckpointError(f"{len(options.camera_names)} camera names for a model of {config.cameras} cameras")
+    return keep_counts(config.patches, options.keep_rate, options.prune_at)
+
+
+def _write_bundle(
+    loaded: LoadedModel, keep: dict[int, int], options: ExportOptions, folder: Path, report: Report
+) -> None:
+    model = loaded.model
+    graphs: dict[str, ModelProto] = {}
+    for name, trace in _tracers(model, keep, options).items():
+        report(f"tracing {name}")
+        graphs[name] = trace()
+        onnx.save(graphs[name], folder / f"{name}.onnx")
+    report("proving the graphs against torch")
+    parity, overlap = _prove(model, keep, options, graphs, folder)
+    demand_parity(parity)
+    manifest = _manifest(loaded, keep, options, graphs, folder, parity, overlap)
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _tracers(model: FPCModel, keep: dict[int, int], options: ExportOptions) -> dict[str, Callable[[], ModelProto]]:
+    """Return {graph name: function that traces it}; without a decoder there is no decoder graph."""
+    config = model.config
+    width, patches = config.embed_dim, config.patches
+    kept = list(keep.values())[-1] if keep else patches
+
+    def port(name: str, shape: Sequence[int], *axes: str) -> Port:
+        return Port(name, torch.rand(*shape), dict(enumerate(axes)))
+
+    crops = Port("crops", torch.zeros(2, config.height, config.width, 3, dtype=torch.uint8), {0: "B"})
+    camera = Port("camera", torch.zeros(2, dtype=torch.int64), {0: "B"})
+    query = [port("query_cls", (2, width), "B"), port("query_patches", (2, kept, width), "B")]
+    candidates = [
+        port("candidate_cls", (2, 3, width), "B", "C"),
+        port("candidate_patches", (2, 3, patches, width), "B", "C", "N"),
+    ]
+    neighbours = [
+        port("neighbour_cls", (2, 3, width), "B", "K"),
+        port("neighbour_patches", (2, 3, patches, width), "B", "K", "N"),
+        port("neighbour_mask", (2, 3), "B", "K"),
+    ]
+    encoded = ["cls", "patches", "descriptor"]
+    sparse, dense = EncoderGraph(model, keep, sparse=True), EncoderGraph(model, {}, sparse=False)
+    matcher = MatcherGraph(options.matching.sinkhorn_iterations, options.matching.sinkhorn_weights)
+    tracers = {
+        "query_encoder": lambda: trace_graph(sparse, [crops, camera], [*encoded, "kept"]),
+        "gallery_encoder": lambda: trace_graph(dense, [crops, camera], encoded),
+        "matcher": lambda: trace_graph(matcher, [*query, *candidates], ["emd"]),
+    }
+    if model.decoder is not None:
+        decoder = DecoderGraph(model.decoder, options.decoder_tokens)
+        asked = query if options.decoder_tokens == "query+gallery" else []
+        tracers["decoder"] = lambda: trace_graph(decoder, [*neighbours, *asked], ["descriptor"])
+    return tracers
+
+
+def _prove(
+    model: FPCModel, keep: dict[int, int], options: ExportOptions, graphs: dict[str, ModelProto], folder: Path
+) -> tuple[list[GraphParity], dict[str, float]]:
+    parity: list[GraphParity] = []
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        chosen = pruning_values(graphs["query_encoder"])
+        probed = Path(scratch) / "probed.onnx"
+        onnx.save(with_outputs(graphs["query_encoder"], [name for name in chosen if name != "kept"]), probed)
+        sparse, overlap = compare_encoder("query_encoder", model, keep, open_engine(probed, "onnxruntime"), chosen)
+
+    def engine(name: str) -> Engine:
+        return open_engine(folder / f"{name}.onnx", "onnxruntime")
+
+    dense, _ = compare_encoder("gallery_encoder", model, {}, engine("gallery_encoder"), [])
+    parity += [*sparse, *dense]
+    memories = {batch: make_memory(model, keep, batch) for batch in BATCHES}
+    settings = options.matching
+    parity += compare_matcher(memories, engine("matcher"), settings.sinkhorn_iterations, settings.sinkhorn_weights)
+    if "decoder" in graphs:
+        parity += compare_decoder(model, memories, engine("decoder"), options.decoder_tokens)
+    return parity, overlap
+
+
+def _manifest(
+    loaded: LoadedModel,
+    keep: dict[int, int],
+    options: ExportOptions,
+    graphs: dict[str, ModelProto],
+    folder: Path,
+    parity: list[GraphParity],
+    overlap: dict[str, float],
+) -> Manifest:
+    config = loaded.model.config
+    rows, columns = config.grid
+    facts = ModelFacts(
+        model_hash=loaded.model_hash,
+        source_format=loaded.source_format,
+        backbone=config.backbone,
+        embed_dim=config.embed_dim,
+        depth=config.depth,
+        heads=config.heads,
+        patch_size=config.patch_size,
+        stride=config.stride,
+        grid_rows=rows,
+        grid_columns=columns,
+    )
+    counts = {f"{name}": count_linear(graphs[name]) / 1e9 for name in ("query_encoder", "gallery_encoder")}
+    counts["query_encoder_as_published"] = count_as_published(graphs["query_encoder"], config) / 1e9
+    has_decoder = "decoder" in graphs
+    notes = [] if has_decoder else ["the checkpoint has no decoder: stages S and M only"]
+    if loaded.unused:
+        notes.append(f"parameters not needed for deployment: {', '.join(loaded.unused)}")
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        created_by=f"fpc-deploy {version('fpc-deploy')}",
+        model=facts,
+        preprocessing=Preprocessing(height=config.height, width=config.width),
+        keep_schedule=KeepSchedule(keep_rate=options.keep_rate, blocks=tuple(keep), kept=tuple(keep.values())),
+        cameras=Cameras(trained=config.cameras, names=options.camera_names),
+        matching=options.matching,
+        decoder_tokens=options.decoder_tokens if has_decoder else None,
+        multiply_adds_g=counts,
+        files={
+            f"{name}.onnx": FileRecord(bytes=path.stat().st_size, sha256=sha256_of(path))
+            for name in graphs
+            for path in [folder / f"{name}.onnx"]
+        },
+        parity=tuple(parity),
+        kept_overlap=overlap,
+        notes=tuple(notes),
+    )
+
+
+def _put_in_place(folder: Path, out: Path) -> None:
+    """Rename `folder` to `out`; an old bundle steps aside first and is removed last."""
+    aside = None
+    if out.exists():
+        aside = out.with_name(f".{out.name}.old-{os.getpid()}")
+        out.rename(aside)
+    folder.rename(out)
+    if aside is not None:
+        shutil.rmtree(aside)
