@@ -61,7 +61,7 @@ class LoadedModel:
     unused: tuple[str, ...]
 
 
-def load_checkpoint(path: Path, geometry: Geometry = Geometry()) -> LoadedModel:  # noqa: B008 (frozen)
+def load_checkpoint(path: Path, geometry: Geometry = Geometry()) -> LoadedModel:
     """Read a checkpoint without running any code in it.
 
     Raises:

@@ -28,21 +28,33 @@ SinkhornWeights = Literal["cls", "mean"]
 class ClsRow(nn.Module):
     """What a `Head` makes of `[row; groups...]`, computing its [cls] row alone.
 
-    With q the [cls] query of one head, `q . (Wk x) = (Wk^T q) . x` and `sum_j a_j (Wv x_j) = Wv (sum_j a_j x_j)`. The key
-    bias adds the same to every score, which softmax ignores; the value bias is added once, as the shares sum to 1. Exact,
-    and for a decoder that reads 2,421 tokens about a hundred times less work.
+    With q the [cls] query of one head, `q . (Wk x) = (Wk^T q) . x` and `sum_j a_j (Wv x_j) = Wv (sum_j a_j x_j)`. The
+    key bias adds the same to every score, which softmax ignores; the value bias is added once, as the shares sum to 1.
+    Exact, and for a decoder that reads 2,421 tokens about a hundred times less work.
 
     Args:
         head: block, norm and neck, in eval mode.
+
+    Raises:
+        ValueError: the block normalises queries or keys, which this form cannot express.
     """
+
+    query_weight: Tensor
+    query_bias: Tensor
+    key_weight: Tensor
+    value_weight: Tensor
+    value_bias: Tensor
+    neck_scale: Tensor
+    neck_shift: Tensor
 
     def __init__(self, head: Head) -> None:
         super().__init__()
-        attention, neck = head.block.attn, head.bottleneck
+        attention: Any = head.block.attn
+        neck: Any = head.bottleneck
         if not all(isinstance(norm, nn.Identity) for norm in (attention.q_norm, attention.k_norm, attention.norm)):
             raise ValueError("a block that normalises queries or keys cannot be absorbed")
         heads, width = attention.num_heads, attention.qkv.in_features
-        self.width = width
+        self.heads, self.width = heads, width
         query, key, value = attention.qkv.weight.detach().reshape(3, width, width)
         bias = torch.zeros(3 * width) if attention.qkv.bias is None else attention.qkv.bias.detach()
         query_bias, _, value_bias = bias.reshape(3, width)
@@ -65,10 +77,9 @@ class ClsRow(nn.Module):
             rest: (B, K, n, D) further tokens, read where they lie.
             rest_bias: added to the scores of `rest`, (B, K, 1, 1).
         """
-        heads = self.key_weight.shape[0]
         near = self.block.norm1(row if first is None else torch.cat([row, first], dim=1))  # (B, 1 + m, D)
         far = self.block.norm1(rest)
-        query = (near[:, :1] @ self.query_weight + self.query_bias).reshape(-1, heads, 1, self.width // heads)
+        query = (near[:, :1] @ self.query_weight + self.query_bias).reshape(-1, self.heads, 1, self.width // self.heads)
         probe = (query @ self.key_weight).squeeze(2).transpose(1, 2)  # (B, D, heads)
         near_scores, far_scores = near @ probe, far @ probe.unsqueeze(1)  # (B, 1 + m, heads), (B, K, n, heads)
         if rest_bias is not None:
@@ -88,6 +99,9 @@ class ClsRow(nn.Module):
 
 class EncoderGraph(nn.Module):
     """Crops and cameras in; [cls], patches, descriptor and, from the sparse encoder, kept indices out."""
+
+    place_table: Tensor
+    camera_table: Tensor
 
     def __init__(self, model: FPCModel, keep: dict[int, int], *, sparse: bool) -> None:
         super().__init__()
@@ -151,7 +165,8 @@ class MatcherGraph(nn.Module):
             row = supply / (kernel @ column.transpose(2, 3)).clamp_min(TINY)
             column = demand / (row.transpose(2, 3) @ kernel).clamp_min(TINY)
         moved = row.transpose(2, 3) @ (kernel * similarity) @ column.transpose(2, 3)  # (B, C, 1, 1)
-        return 1 - moved.squeeze(3).squeeze(2)
+        distance: Tensor = 1 - moved.squeeze(3).squeeze(2)
+        return distance
 
 
 def _inverse_norm(vectors: Tensor) -> Tensor:

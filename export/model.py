@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 PIXEL_MEAN_STD = 0.5
-"""Mean and standard deviation of every channel, in units of full scale (`PIXEL_MEAN`, `PIXEL_STD` of the FPC config)."""
+"""Mean and standard deviation of every channel, full scale being 1 (`PIXEL_MEAN`, `PIXEL_STD` of the FPC config)."""
 
 DecoderTokens = Literal["gallery", "query+gallery"]
 DropStrategy = Literal["attention", "random", "inverse"]
@@ -235,7 +235,7 @@ class FPCModel(nn.Module):
         return self.run_blocks(self.embed(pixels, camera), keep, drop)
 
     def run_blocks(self, tokens: Tensor, keep: dict[int, int], drop: DropStrategy = "attention") -> Encoded:
-        """Run the shared blocks on (B, 1 + N, D) tokens, pruning after the attention residual of each block in `keep`."""
+        """Run the shared blocks on (B, 1 + N, D), pruning after the attention residual of each block in `keep`."""
         kept_at: dict[int, Tensor] = {}
         attention_at: dict[int, Tensor] = {}
         kept: Tensor | None = None

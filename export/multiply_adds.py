@@ -2,7 +2,7 @@
 
 import math
 
-from onnx import ModelProto, helper
+from onnx import ModelProto
 
 from export.model import ModelConfig
 from export.tracing import shapes_of
@@ -24,8 +24,7 @@ def count_linear(model: ModelProto) -> int:
             _, *kernel = shapes[node.input[1]]
             per_answer = math.prod(int(size) for size in kernel)
         else:
-            transposed = node.op_type == "Gemm" and _attribute(node, "transA")
-            per_answer = int(shapes[node.input[0]][0 if transposed else -1])
+            per_answer = int(shapes[node.input[0]][-1])
         total += answers * per_answer
     return total
 
@@ -37,11 +36,7 @@ def count_as_published(query_encoder: ModelProto, config: ModelConfig) -> int:
     surviving token, so the difference, one block for each surviving patch, is added to what the graph does.
     """
     surviving = next(value for value in query_encoder.graph.output if value.name == "kept")
-    patches = surviving.type.tensor_type.shape.dim[1].dim_value
+    patches: int = surviving.type.tensor_type.shape.dim[1].dim_value
     width = config.embed_dim
     block = 4 * width * width + 2 * width * int(width * config.mlp_ratio)  # per token: q, k, v, projection and MLP
     return count_linear(query_encoder) + patches * block
-
-
-def _attribute(node: object, name: str) -> int:
-    return int(next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), 0))  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from runtime.engines import Engine
 from runtime.errors import ParityError
 
 TOLERANCE = 1e-4
-"""Largest difference allowed, relative to the largest magnitude of the output or to 1. float32 graphs stay near 5e-6."""
+"""Largest difference allowed, relative to the largest magnitude of the output or to 1; float32 stays near 5e-6."""
 MIN_COSINE = 0.99999
 TIE = 1e-5
 """Two patches tie if their attention differs by less than this share of the larger."""
@@ -125,7 +125,7 @@ def compare_encoder(
         with torch.inference_mode():
             encoded = model.encode(normalise(torch.from_numpy(crops)), torch.from_numpy(camera), keep)
             descriptor = model.head(encoded.tokens)[1]
-        chosen = {block: answer[output] for block, output in zip(keep, pruning_outputs, strict=True)}
+        chosen = {block: answer[output].astype(np.int64) for block, output in zip(keep, pruning_outputs, strict=True)}
         for block, share in _kept_overlap(name, encoded, chosen).items():
             overlap[f"block {block}"] = min(overlap[f"block {block}"], share)
         rows["cls"].add(answer["cls"], encoded.tokens[:, 0].numpy())
@@ -143,7 +143,7 @@ def _compare_patches(row: Comparison, patches: Array, kept: Array, encoded: Enco
     row.add(patches[sample, here][None], encoded.tokens[sample, 1:].numpy()[there][None], len(kept), sample)
 
 
-def _kept_overlap(name: str, encoded: Encoded, chosen: dict[int, Array]) -> dict[int, float]:
+def _kept_overlap(name: str, encoded: Encoded, chosen: dict[int, NDArray[np.int64]]) -> dict[int, float]:
     """Return {block: least share of patches chosen alike}, raising where a difference is no tie."""
     shares: dict[int, float] = {}
     places = theirs = None  # grid places alive before the block, in the order of either side

@@ -45,7 +45,7 @@ def trace_graph(module: nn.Module, inputs: Sequence[Port], outputs: Sequence[str
             output_names=list(outputs),
             opset_version=OPSET,
             dynamo=True,
-            dynamic_shapes=tuple({axis: Dim.DYNAMIC for axis in port.axes} for port in inputs),
+            dynamic_shapes=tuple(dict.fromkeys(port.axes, Dim.DYNAMIC) for port in inputs),
             external_data=False,
             verbose=False,
         )
@@ -71,7 +71,7 @@ def explicit_attention(module: nn.Module) -> Iterator[None]:
 
 
 def simplify(model: ModelProto) -> ModelProto:
-    """Replace gathers of whole tokens and computed shapes by constants, then drop dead nodes and the exporter's notes."""
+    """Simplify token gathers and computed shapes, then drop dead nodes and the exporter's notes."""
     _gather_rows(model)
     _fix_reshapes(model)
     _drop_dead(model)
@@ -107,7 +107,7 @@ def with_outputs(model: ModelProto, extra: Sequence[str]) -> ModelProto:
 
 
 def _gather_rows(model: ModelProto) -> None:
-    """Turn `GatherElements(x, Expand(Unsqueeze(i)))` along tokens into `GatherND(x, Unsqueeze(i))`, which copies rows."""
+    """Turn `GatherElements(x, Expand(i))` along tokens into `GatherND(x, i)`, which copies whole rows."""
     made_by = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         if node.op_type != "GatherElements":
@@ -146,7 +146,7 @@ def _drop_dead(model: ModelProto) -> None:
     kept = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     values = [value for value in model.graph.value_info if value.name in needed]
     for field, content in (("node", alive[::-1]), ("initializer", kept), ("value_info", values)):
-        model.graph.ClearField(field)  # type: ignore[arg-type]
+        model.graph.ClearField(field)
         getattr(model.graph, field).extend(content)
 
 

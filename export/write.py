@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from runtime.bundle import (
     GraphParity,
     KeepSchedule,
     Manifest,
-    MatchingDefaults,
+    MatchSettings,
     ModelFacts,
     Preprocessing,
     sha256_of,
@@ -56,14 +56,14 @@ class ExportOptions:
     prune_at: tuple[int, ...] = (3, 6, 9)
     decoder_tokens: DecoderTokens = "gallery"
     camera_names: tuple[str, ...] = ()
-    matching: MatchingDefaults = MatchingDefaults()
+    matching: MatchSettings = field(default_factory=MatchSettings)
     overwrite: bool = False
 
 
 def export_bundle(
     checkpoint: Path,
     out: Path,
-    options: ExportOptions = ExportOptions(),  # noqa: B008 (frozen)
+    options: ExportOptions = ExportOptions(),
     geometry: Geometry = Geometry(),  # noqa: B008 (frozen)
     report: Report = lambda _: None,
 ) -> Bundle:
@@ -111,7 +111,7 @@ def _keep_schedule(config: ModelConfig, options: ExportOptions) -> dict[int, int
     outside = [block for block in options.prune_at if not 0 <= block < shared]
     if outside:
         raise CheckpointError(
-            f"--prune-at {','.join(map(str, outside))}: this model shares blocks 0 to {shared - 1} and only they can prune"
+            f"--prune-at {','.join(map(str, outside))}: of this model only blocks 0 to {shared - 1} can prune"
         )
     if options.camera_names and len(options.camera_names) != config.cameras:
         raise CheckpointError(f"{len(options.camera_names)} camera names for a model of {config.cameras} cameras")
@@ -216,7 +216,7 @@ def _manifest(
         grid_rows=rows,
         grid_columns=columns,
     )
-    counts = {f"{name}": count_linear(graphs[name]) / 1e9 for name in ("query_encoder", "gallery_encoder")}
+    counts = {name: count_linear(graphs[name]) / 1e9 for name in ("query_encoder", "gallery_encoder")}
     counts["query_encoder_as_published"] = count_as_published(graphs["query_encoder"], config) / 1e9
     has_decoder = "decoder" in graphs
     notes = [] if has_decoder else ["the checkpoint has no decoder: stages S and M only"]

@@ -75,15 +75,30 @@ class Cameras(_Record):
         """Index to pass for a camera the model was not trained on."""
         return self.trained
 
+    def index_of(self, name: str | None) -> int:
+        """Return the index of a trained camera, or `unknown` for any other name."""
+        return self.names.index(name) if name in self.names else self.unknown
 
-class MatchingDefaults(_Record):
-    """Defaults of the two-stage match and of consolidation (design section 4; paper section 4)."""
+
+class MatchSettings(_Record):
+    """Settings of the two-stage match and of consolidation; defaults from design section 4 (paper section 4).
+
+    Attributes:
+        refine: candidates taken by cosine of [cls], then refined by EMD.
+        neighbours: K, gallery entries the query is rebuilt from.
+        alpha: share of EMD in `D = (1 - alpha) * (1 - cosine) + alpha * EMD`; 0 leaves EMD out.
+        sinkhorn_iterations: steps of the EMD, a constant of the matcher graph.
+        sinkhorn_weights: what a patch is weighed against, a constant of the matcher graph: the other side's [cls]
+            (published code) or the mean of its patches (paper).
+        min_similarity: least similarity of a known person; None takes the nearest entry for known, however far it is.
+    """
 
     refine: int = Field(default=100, gt=0)
     neighbours: int = Field(default=10, gt=0)
     alpha: float = Field(default=0.4, ge=0, le=1)
     sinkhorn_iterations: int = Field(default=5, gt=0)
     sinkhorn_weights: Literal["cls", "mean"] = "cls"
+    min_similarity: float | None = Field(default=None, ge=-1, le=1)
 
 
 class FileRecord(_Record):
@@ -114,7 +129,7 @@ class Manifest(_Record):
     preprocessing: Preprocessing
     keep_schedule: KeepSchedule
     cameras: Cameras
-    matching: MatchingDefaults = MatchingDefaults()
+    matching: MatchSettings = MatchSettings()
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     decoder_tokens: Literal["gallery", "query+gallery"] | None
     multiply_adds_g: dict[str, float]

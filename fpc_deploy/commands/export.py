@@ -1,0 +1,93 @@
+"""`fpc-deploy export`: a checkpoint becomes a proven bundle."""
+
+import logging
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runtime.errors import CheckpointError, MissingExtraError
+
+if TYPE_CHECKING:
+    from runtime.bundle import Manifest
+
+log = logging.getLogger(__name__)
+
+
+class DecoderTokens(str, Enum):
+    """What the decoder reads besides the mean [cls]."""
+
+    gallery = "gallery"
+    query_and_gallery = "query+gallery"
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="FPC, TransReID or fpc-deploy checkpoint (.pth).")],
+    out: Annotated[Path, typer.Option(help="Folder to make; it appears whole or not at all.")],
+    keep_rate: Annotated[float, typer.Option(help="Share of patches that survives each pruning block.")] = 0.8,
+    prune_at: Annotated[str, typer.Option(help="Blocks that prune, counted from 0.")] = "3,6,9",
+    decoder_tokens: Annotated[
+        DecoderTokens, typer.Option(help="Whether the query's own tokens join its neighbours'.")
+    ] = DecoderTokens.gallery,
+    camera_names: Annotated[
+        str, typer.Option(help="Names of the trained cameras in their order, c1,c2,...; all others are unknown.")
+    ] = "",
+    backbone: Annotated[str | None, typer.Option(help="timm ViT whose blocks to use; default: by width.")] = None,
+    image_size: Annotated[str | None, typer.Option(help="Crop size HxW, where the checkpoint leaves it open.")] = None,
+    stride: Annotated[int | None, typer.Option(help="Patch stride, where the checkpoint leaves it open.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads; default: width / 64.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is already there.")] = False,
+) -> None:
+    """Export a checkpoint to a bundle of ONNX graphs, each proved against torch."""
+    try:
+        from export.checkpoint import Geometry
+        from export.write import ExportOptions, export_bundle
+    except ImportError as error:
+        raise MissingExtraError(error.name or "torch", "export") from error
+    options = ExportOptions(
+        keep_rate=keep_rate,
+        prune_at=_numbers("--prune-at", prune_at, ","),
+        decoder_tokens=decoder_tokens.value,  # type: ignore[arg-type]
+        camera_names=tuple(name.strip() for name in camera_names.split(",") if name.strip()),
+        overwrite=overwrite,
+    )
+    size = _numbers("--image-size", image_size, "x") if image_size else None
+    if size is not None and len(size) != 2:
+        raise CheckpointError(f"--image-size {image_size}: give HEIGHTxWIDTH, as in 256x128")
+    geometry = Geometry(backbone, (size[0], size[1]) if size else None, stride, heads)
+    bundle = export_bundle(checkpoint, out, options, geometry, report=log.info)
+    print_report(bundle.folder, bundle.manifest)
+
+
+def print_report(folder: Path, manifest: "Manifest") -> None:
+    """Print what was exported and how well it agrees with torch."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("graph", "output", "max-abs", "allowed", "least cosine", "worst sample")
+    for row in manifest.parity:
+        table.add_row(
+            row.graph,
+            row.output,
+            f"{row.max_abs:.1e}",
+            f"{row.tolerance:.1e}",
+            f"{row.min_cosine:.7f}",
+            row.worst_sample,
+        )
+    console = Console()
+    console.print(table)
+    model, schedule = manifest.model, manifest.keep_schedule
+    kept = " -> ".join(map(str, (model.patches, *schedule.kept)))
+    console.print(f"{model.backbone} ({model.source_format}), patches {kept} at keep rate {schedule.keep_rate}")
+    console.print(f"{manifest.multiply_adds_g['query_encoder_as_published']:.1f} G multiply-adds as the paper counts")
+    for note in manifest.notes:
+        console.print(f"note: {note}")
+    console.print(f"bundle: {folder}")
+
+
+def _numbers(option: str, text: str, separator: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.lower().split(separator) if part.strip())
+    except ValueError:
+        raise CheckpointError(f"{option} {text}: whole numbers, separated by {separator!r}") from None

@@ -1,0 +1,94 @@
+"""`fpc-deploy run`: watch a source, emit one event a person."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runtime.errors import SourceError
+
+if TYPE_CHECKING:
+    from runtime.pipeline import Pipeline
+    from runtime.stream import Batch
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    source: Annotated[str, typer.Argument(help="Video file, stream URL, or folder of crops.")],
+    bundle: Annotated[Path, typer.Option(help="Bundle made by `fpc-deploy export`.")],
+    gallery: Annotated[Path, typer.Option(help="Gallery made by `fpc-deploy index build`.")],
+    detector: Annotated[Path | None, typer.Option(help="Person detector (ONNX, YOLOX or YOLOv8 layout).")] = None,
+    boxes: Annotated[Path | None, typer.Option(help="MOTChallenge box file, in place of a detector.")] = None,
+    detector_threshold: Annotated[float, typer.Option(help="Least score of a person.")] = 0.5,
+    camera: Annotated[str | None, typer.Option(help="Name of the camera.")] = None,
+    refine: Annotated[int | None, typer.Option(min=1, help="Candidates refined by EMD.")] = None,
+    neighbours: Annotated[int | None, typer.Option(min=1, help="K, neighbours that rebuild a query.")] = None,
+    alpha: Annotated[float | None, typer.Option(min=0, max=1, help="Share of EMD in the distance.")] = None,
+    no_emd: Annotated[bool, typer.Option("--no-emd", help="Match by cosine alone (alpha 0).")] = False,
+    min_similarity: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="Below it a person is unknown; default: the bundle's.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Inference engine.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of one run of the engine.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File of JSON lines to append to; default: standard output.")] = None,
+) -> None:
+    """Watch SOURCE and emit who is seen, one JSON object a line."""
+    from runtime.bundle import Bundle
+    from runtime.gallery import Gallery
+    from runtime.pipeline import Pipeline
+    from runtime.sinks import JsonLines
+    from runtime.sources import shown
+    from runtime.stream import watch
+
+    opened = Bundle.open(bundle)
+    given = {"refine": refine, "neighbours": neighbours, "alpha": 0.0 if no_emd else alpha}
+    given["min_similarity"] = min_similarity
+    settings = opened.manifest.matching.model_copy(update={name: v for name, v in given.items() if v is not None})
+    with ExitStack() as stack:
+        entries = stack.enter_context(closing(Gallery.open(gallery, opened.binding)))
+        pipeline = Pipeline(opened, entries, settings, engine, threads)
+        batches = _batches(stack, source, pipeline, detector, boxes, detector_threshold, camera)
+        sink = stack.enter_context(JsonLines(out))
+        try:
+            for event in watch(batches, pipeline, shown(source)):
+                if not sink.write(event):
+                    break
+        except KeyboardInterrupt:
+            log.info("stopped")
+        log.info("%d events", sink.written)
+
+
+def _batches(
+    stack: ExitStack,
+    source: str,
+    pipeline: "Pipeline",
+    detector: Path | None,
+    boxes: Path | None,
+    threshold: float,
+    camera: str | None,
+) -> "Iterator[Batch]":
+    """Open the source and say how people are found in it."""
+    from runtime.detector import Detector
+    from runtime.sources import is_url, open_crops, open_frames, read_mot
+    from runtime.stream import people_in_crops, people_in_frames
+
+    preprocessing = pipeline.bundle.manifest.preprocessing
+    size = (preprocessing.height, preprocessing.width)
+    if not is_url(source) and Path(source).is_dir():
+        if detector or boxes:
+            raise SourceError(f"{source} is a folder of crops: it takes neither --detector nor --boxes")
+        return people_in_crops(open_crops(Path(source)), size, camera)
+    if (detector is None) == (boxes is None):
+        raise SourceError(f"{source} is a video: say who is in it by --detector DET.onnx or by --boxes mot.txt, one of them")
+    if boxes is not None:
+        found = read_mot(boxes)
+        frames = stack.enter_context(open_frames(source))
+        return people_in_frames(frames, lambda frame: found.at(frame.index), size, camera)
+    assert detector is not None  # noqa: S101 (for the type checker: one of the two is given)
+    finder = Detector.open(detector, threshold=threshold)
+    frames = stack.enter_context(open_frames(source))
+    return people_in_frames(frames, lambda frame: finder.detect(frame.image), size, camera)

@@ -1,0 +1,203 @@
+"""Crops in, identities out: encode, match, consolidate, rank."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.bundle import Bundle, MatchSettings
+from runtime.encoder import Encoder, Features
+from runtime.errors import BundleError
+from runtime.gallery.protocol import GalleryReader
+from runtime.matching import Consolidator, Matcher, Neighbours
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH = 16
+"""Most crops in one run of the encoder; more are split, so that a crowded frame has bounded memory."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A gallery entry that a query was rebuilt from."""
+
+    entry: int
+    identity: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class Identification:
+    """Who one crop shows.
+
+    Attributes:
+        identity: of the nearest gallery entry, or None if `status` is "unknown".
+        status: "known", or "unknown" where the similarity is below the settings' `min_similarity`.
+        similarity: cosine of the consolidated descriptor with the nearest entry's descriptor; without a decoder,
+            1 - distance of the nearest neighbour.
+        neighbours: the K entries that rebuilt the query, nearest first.
+        kept: (P,) int64 places of the surviving patches in the row-major patch grid.
+    """
+
+    identity: str | None
+    status: Literal["known", "unknown"]
+    similarity: float
+    neighbours: tuple[Neighbour, ...]
+    kept: NDArray[np.int64]
+
+
+@dataclass
+class StageTimes:
+    """Milliseconds spent in each stage of one call: encode, search, emd, decode, rank."""
+
+    ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a stage."""
+        start = time.perf_counter()
+        yield
+        self.ms[name] = self.ms.get(name, 0.0) + 1000 * (time.perf_counter() - start)
+
+
+class Pipeline:
+    """A bundle and a gallery, ready for crops.
+
+    Args:
+        bundle: the exported model.
+        gallery: an opened gallery that this bundle made; must not be empty.
+        settings: of matching; None takes the bundle's.
+        engine: name of the inference engine.
+        threads: threads of one run; None leaves it to the engine.
+
+    Raises:
+        GalleryError: the gallery is empty.
+        EngineError: a graph cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        gallery: GalleryReader,
+        settings: MatchSettings | None = None,
+        engine: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self.bundle, self.gallery = bundle, gallery
+        self.settings = settings or bundle.manifest.matching
+        _check_graph_constants(bundle, self.settings)
+        self._cameras = bundle.manifest.cameras
+        self._unknown_cameras: set[str] = set()
+        self._encoder = Encoder(bundle, sparse=True, engine=engine, threads=threads)
+        self._matcher = Matcher(bundle, self.settings, engine, threads)
+        self._consolidator = Consolidator(bundle, engine, threads) if bundle.has("decoder") else None
+        if len(gallery) < self.settings.neighbours:
+            log.warning(
+                "the gallery has %d entries, %d neighbours were asked for", len(gallery), self.settings.neighbours
+            )
+        if self._consolidator is None:
+            log.warning("bundle %s has no decoder: queries are matched, not consolidated", bundle.folder)
+
+    def identify(
+        self,
+        crops: NDArray[np.uint8],
+        camera: str | Sequence[str | None] | None = None,
+        times: StageTimes | None = None,
+    ) -> list[Identification]:
+        """Identify the people in a batch of crops.
+
+        Args:
+            crops: (B, H, W, 3) uint8 RGB, of the bundle's size (see `runtime.images.cut` and `resize`).
+            camera: name of the camera, one for all crops or one for each; None means unknown.
+            times: if given, stage times are added to it.
+
+        Raises:
+            EngineError: crops of another dtype or size.
+            GalleryError: the gallery has become empty or unreadable.
+        """
+        times = times or StageTimes()
+        answers: list[Identification] = []
+        cameras = self._camera_indices(camera, len(crops))
+        for start in range(0, len(crops), MAX_BATCH):
+            part = slice(start, start + MAX_BATCH)
+            answers += self._identify(crops[part], cameras[part], times)
+        return answers
+
+    def _identify(
+        self, crops: NDArray[np.uint8], cameras: NDArray[np.int64], times: StageTimes
+    ) -> list[Identification]:
+        with times.stage("encode"):
+            query = self._encoder.encode(crops, cameras)
+        with times.stage("search"):
+            candidates = self.gallery.search(query.cls, max(self.settings.refine, self.settings.neighbours))
+        with times.stage("emd"):
+            neighbours = self._matcher.refine(query, candidates.entries, candidates.cosine, self.gallery)
+        best, similarity = self._rank(query, neighbours, times)
+        return self._describe(query, neighbours, best, similarity)
+
+    def _rank(
+        self, query: Features, neighbours: Neighbours, times: StageTimes
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return (B,) nearest entries and (B,) similarities."""
+        if self._consolidator is None:
+            return neighbours.entries[:, 0], 1 - neighbours.distance[:, 0]
+        with times.stage("decode"):
+            descriptor = self._consolidator.consolidate(query, neighbours)
+        with times.stage("rank"):
+            ranked = self.gallery.rank(descriptor, 1)
+        return ranked.entries[:, 0], ranked.cosine[:, 0]
+
+    def _describe(
+        self,
+        query: Features,
+        neighbours: Neighbours,
+        best: NDArray[np.int64],
+        similarity: NDArray[np.float32],
+    ) -> list[Identification]:
+        wanted = sorted({*map(int, best), *map(int, neighbours.entries.ravel())})
+        identity = {entry.id: entry.identity for entry in self.gallery.entries(wanted)}
+        least = self.settings.min_similarity
+        answers = []
+        for row, entry in enumerate(best):
+            known = least is None or similarity[row] >= least
+            used = tuple(
+                Neighbour(int(number), identity[int(number)], float(distance))
+                for number, distance in zip(neighbours.entries[row], neighbours.distance[row], strict=True)
+            )
+            kept = np.empty(0, np.int64) if query.kept is None else query.kept[row]
+            answers.append(
+                Identification(
+                    identity=identity[int(entry)] if known else None,
+                    status="known" if known else "unknown",
+                    similarity=float(similarity[row]),
+                    neighbours=used,
+                    kept=kept,
+                )
+            )
+        return answers
+
+    def _camera_indices(self, camera: str | Sequence[str | None] | None, count: int) -> NDArray[np.int64]:
+        names = [camera] * count if camera is None or isinstance(camera, str) else list(camera)
+        strange = {name for name in names if name and name not in self._cameras.names} - self._unknown_cameras
+        for name in sorted(strange):
+            log.info(
+                "camera %r is none the model was trained on: its crops are encoded as from an unknown camera", name
+            )
+        self._unknown_cameras |= strange
+        return np.array([self._cameras.index_of(name) for name in names], np.int64)
+
+
+def _check_graph_constants(bundle: Bundle, settings: MatchSettings) -> None:
+    """Refuse settings that are constants of the exported matcher and differ from the bundle's."""
+    built = bundle.manifest.matching
+    for name in ("sinkhorn_iterations", "sinkhorn_weights"):
+        if getattr(settings, name) != getattr(built, name):
+            raise BundleError(
+                f"{name} is {getattr(built, name)} in the matcher of {bundle.folder}, not {getattr(settings, name)}: "
+                "it is fixed at export; export again to change it"
+            )
