@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from fpc_deploy.commands.render import render
 from runtime.errors import FpcError
 
 app = typer.Typer(
@@ -26,6 +27,9 @@ def options(verbose: bool = typer.Option(False, "--verbose", "-v", help="Log eve
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
     )
+
+
+app.command()(render)
 
 
 def main() -> None:

@@ -31,4 +31,4 @@ def box_blur(image: Floats, radius: int) -> Floats:
     rows = rows[side:] - rows[:-side]
     both = rows.cumsum(axis=1)
     both = both[:, side:] - both[:, :-side]
-    return (both / side**2).astype(np.float32)
+    return np.asarray((both / side**2).astype(np.float32), np.float32)

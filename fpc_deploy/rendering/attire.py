@@ -23,7 +23,16 @@ _SCALP = np.array(
     ],
     np.float32,
 )
-_VOLUME = {"crop": 0.965, "short": 1.0, "full": 1.07, "bob": 1.06, "long": 1.05, "ponytail": 1.0, "bun": 1.0, "afro": 1.22}
+_VOLUME = {
+    "crop": 0.965,
+    "short": 1.0,
+    "full": 1.07,
+    "bob": 1.06,
+    "long": 1.05,
+    "ponytail": 1.0,
+    "bun": 1.0,
+    "afro": 1.22,
+}
 
 
 def attire_meshes(person: Person, pose: Pose, bones: Skeleton, rows: Floats) -> list[Mesh]:
@@ -47,13 +56,19 @@ def _hair(person: Person) -> list[Mesh]:
     # The face stays free: there the hair is drawn inside the head.
     line = 0.112 if person.hair_style in ("full", "bob", "afro") else 0.122
     face = 1.05 if person.hair_style in ("crop", "short", "bun", "ponytail") else 1.2
-    ear = np.where(angle < 1.75, 0.074, 0.0) if person.hair_style in ("crop", "short", "full", "bun", "ponytail") else 0 * angle
+    ear = (
+        np.where(angle < 1.75, 0.074, 0.0)
+        if person.hair_style in ("crop", "short", "full", "bun", "ponytail")
+        else 0 * angle
+    )
     hidden = ((rows[:, :1] < line * size) & (angle < face)) | (rows[:, :1] < ear * size)
     push = np.where(hidden, 0.8, volume).astype(np.float32)
     points = np.stack([np.zeros(len(rows), np.float32), rows[:, 0], rows[:, 3]], 1)
     parts = [tube(points, rows[:, 1:3], materials.HAIR, 14, push=push)]
     if person.hair_style == "bun":
-        parts.append(ball([0, 0.125 * size, -0.06 * size], np.array([0.028, 0.026, 0.026]) * size, materials.HAIR, 6, 8))
+        parts.append(
+            ball(np.array([0, 0.125, -0.06]) * size, np.array([0.028, 0.026, 0.026]) * size, materials.HAIR, 6, 8)
+        )
     if person.hair_style == "ponytail":
         tail = np.array([[0, 0.11, -0.055], [0, 0.1, -0.08], [0, 0.05, -0.088], [0, 0.0, -0.08], [0, -0.03, -0.075]])
         half = np.array([0.012, 0.022, 0.024, 0.018, 0.004])
@@ -108,7 +123,9 @@ def _skirt(person: Person, pose: Pose, bones: Skeleton, rows: Floats) -> Mesh:
     hips = np.maximum.accumulate(np.where(heights < -0.02 * tall, 0, width))
     deep = np.maximum.accumulate(np.where(heights < -0.02 * tall, 0, depth))
     stride = abs(np.sin(pose.phase)) * pose.stride * 0.25 * lower.length
-    radii = np.stack([hips + lower.flare_m * drop + 0.008, deep + (lower.flare_m * 0.8 + stride * 0.5) * drop + 0.008], 1)
+    radii = np.stack(
+        [hips + lower.flare_m * drop + 0.008, deep + (lower.flare_m * 0.8 + stride * 0.5) * drop + 0.008], 1
+    )
     line = np.stack([np.zeros(6), heights, 0.01 * drop], 1) + bones.hip
     return tube(line, radii, materials.SKIRT, 14)
 
@@ -129,7 +146,8 @@ def _bag(person: Person, pose: Pose, bones: Skeleton, rows: Floats) -> list[Mesh
     if person.bag == "tote":
         place = bones.hip + [side * (hip_side + 0.045), 0.13 * tall, 0.0]
         strap = tube(
-            np.array([[side * 0.1 * tall, 0.335 * tall, 0.0], [side * (hip_side + 0.02), 0.2 * tall, 0.01]]) + bones.hip,
+            np.array([[side * 0.1 * tall, 0.335 * tall, 0.0], [side * (hip_side + 0.02), 0.2 * tall, 0.01]])
+            + bones.hip,
             [[0.035, 0.012], [0.02, 0.012]],
             materials.BAG_STRAP,
             6,

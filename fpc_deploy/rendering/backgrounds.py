@@ -28,7 +28,11 @@ def paint_background(camera: Camera) -> Floats:
     floor, wall = nearest == down, (nearest == away) & (nearest != down)
     sides = ~(floor | wall)
     picture[floor] = _floor(points[floor], camera.indoor, rng)
-    for place, axis, seed in ((wall, 0, 1), (sides & (points[..., 0] < 0), 2, 2), (sides & (points[..., 0] >= 0), 2, 3)):
+    for place, axis, seed in (
+        (wall, 0, 1),
+        (sides & (points[..., 0] < 0), 2, 2),
+        (sides & (points[..., 0] >= 0), 2, 3),
+    ):
         if place.any():
             surface_rng = generator(camera.seed, "wall", camera.number, seed)
             picture[place] = _wall(points[place][:, axis], points[place][:, 1], camera.indoor, surface_rng)
@@ -56,7 +60,7 @@ def _lit(
     )
     lit = lit * (1 + 0.1 * patch * floor)[..., None]
     haze = (1 - np.exp(-distance / _HAZE_M))[..., None] * (0.0 if camera.indoor else 1.0)
-    return (picture * lit * (1 - haze) + haze * 0.45).astype(np.float32)
+    return np.asarray((picture * lit * (1 - haze) + haze * 0.45).astype(np.float32), np.float32)
 
 
 def _grain(x: Floats, y: Floats, seed: float) -> Floats:
@@ -104,7 +108,11 @@ def _floor(points: Floats, indoor: bool, rng: np.random.Generator) -> Floats:
 
 def _wall(u: Floats, v: Floats, indoor: bool, rng: np.random.Generator) -> Floats:
     """Paint a wall at metres `u` along it and `v` above the ground."""
-    styles = ["shelves", "shelves", "panels", "posters", "glass"] if indoor else ["brick", "shopfront", "windows", "hedge", "posters"]
+    styles = (
+        ["shelves", "shelves", "panels", "posters", "glass"]
+        if indoor
+        else ["brick", "shopfront", "windows", "hedge", "posters"]
+    )
     style, seed = str(rng.choice(styles)), float(rng.uniform(0, 50))
     grey = float(rng.uniform(0.2, 0.6))
     colour = _flat((grey * rng.uniform(0.9, 1.15), grey, grey * rng.uniform(0.8, 1.1)), len(u))

@@ -48,7 +48,7 @@ def body_mesh(person: Person, pose: Pose) -> Mesh:
 
 
 def torso_rows(build: Build) -> Floats:
-    """Return the average torso's rows scaled to `build`: height above the hip, half width, half depth, shift; metres."""
+    """Return the torso of `build`, rows of height above the hip, half width, half depth and shift, metres."""
     rows = _TORSO.copy()
     shoulders = np.interp(rows[:, 0], [0.1, 0.25, 0.33, 0.345], [0, 1, 1, 0.3])
     hips = np.interp(rows[:, 0], [-0.06, 0.03, 0.15], [1, 1, 0])
@@ -96,7 +96,7 @@ def _smooth_line(joints: Floats, stations: Floats) -> Floats:
     line = joints[0] + first * (joints[1] - joints[0]) + second * (joints[2] - joints[1])
     rounding = 0.5 * np.clip(1 - np.abs(stations - 0.5) / 0.14, 0, 1)[:, None] ** 2
     chord = (joints[0] + joints[2]) / 2
-    return (line + rounding * 0.16 * (chord - joints[1])).astype(np.float32)
+    return np.asarray((line + rounding * 0.16 * (chord - joints[1])).astype(np.float32), np.float32)
 
 
 def _leg(person: Person, bones: Skeleton, number: int) -> list[Mesh]:
@@ -156,7 +156,7 @@ def _head(person: Person, pose: Pose, bones: Skeleton) -> list[Mesh]:
     base = leaned(np.array([[0, 0.352 * tall, 0.003 * tall]], np.float32), bones)[0]
     chin = base + np.array([0, 0.028 * tall, 0.012 * tall], np.float32)
     neck = tube(
-        np.stack([chin + [0, 0.03 * tall, -0.002 * tall], chin, base - [0, 0.012 * tall, 0]]),
+        np.stack([chin + np.array([0, 0.03 * tall, -0.002 * tall]), chin, base - np.array([0, 0.012 * tall, 0])]),
         np.array([[0.031, 0.034], [0.03, 0.033], [0.036, 0.036]]) * tall * (0.6 + 0.4 * person.build.girth),
         materials.SKIN,
         8,
@@ -187,5 +187,5 @@ def head_shape(person: Person) -> Mesh:
     rows = _HEAD * size
     line = np.stack([np.zeros(len(rows), np.float32), rows[:, 0], rows[:, 3]], 1)
     skull = tube(line, rows[:, 1:3], materials.HEAD, 12)
-    nose = ball([0, 0.058 * size, 0.06 * size], np.array([0.007, 0.012, 0.011]) * size, materials.SKIN, 5, 6)
+    nose = ball(np.array([0, 0.058, 0.06]) * size, np.array([0.007, 0.012, 0.011]) * size, materials.SKIN, 5, 6)
     return join([skull, nose])

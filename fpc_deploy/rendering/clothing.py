@@ -69,22 +69,22 @@ def _share_of_second(cloth: Cloth, across: Floats, along: Floats) -> Floats:
     if cloth.pattern == "plain":
         return np.zeros_like(along)
     if cloth.pattern == "stripes":
-        return (wave_v > 0.1).astype(np.float32)
+        return np.asarray((wave_v > 0.1).astype(np.float32), np.float32)
     if cloth.pattern == "two_tone":
         return (along > cloth.split_m).astype(np.float32)
     if cloth.pattern == "band":
-        return (np.abs(along - cloth.split_m + 0.04) < 0.05).astype(np.float32)
+        return np.asarray((np.abs(along - cloth.split_m + 0.04) < 0.05).astype(np.float32), np.float32)
     wave_u = np.sin(turns * across + cloth.phase)
     if cloth.pattern == "pinstripes":
-        return (wave_u > 0.45).astype(np.float32) * 0.8
+        return np.asarray((wave_u > 0.45).astype(np.float32) * 0.8, np.float32)
     if cloth.pattern == "checks":
-        return ((wave_u > 0.2).astype(np.float32) + (wave_v > 0.2)) * 0.5
+        return np.asarray(((wave_u > 0.2).astype(np.float32) + (wave_v > 0.2)) * 0.5, np.float32)
     if cloth.pattern == "dots":
-        return (wave_u * np.sin(turns * along) > 0.45).astype(np.float32)
+        return np.asarray((wave_u * np.sin(turns * along) > 0.45).astype(np.float32), np.float32)
     if cloth.pattern == "flowers":
         petals = np.sin(turns * 0.9 * across + 2 * wave_v) * np.sin(turns * along + 1.7 * wave_u)
-        return np.clip(petals * 3 - 0.6, 0, 1)
+        return np.asarray(np.clip(petals * 3 - 0.6, 0, 1), np.float32)
     slow = np.sin(turns * 0.7 * across + 1.9 * wave_v) + np.sin(turns * 0.9 * along + 2.3 * wave_u + 1)
     if cloth.pattern == "camouflage":
-        return np.clip(slow * 3, 0, 1)
-    return 0.25 + 0.12 * np.sin(7.3 * turns * across + 3 * slow) * np.sin(5.1 * turns * along)  # melange
+        return np.asarray(np.clip(slow * 3, 0, 1), np.float32)
+    return np.asarray(0.25 + 0.12 * np.sin(7.3 * turns * across + 3 * slow) * np.sin(5.1 * turns * along), np.float32)  # melange

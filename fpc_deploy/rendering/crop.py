@@ -1,8 +1,8 @@
 """One detector's crop of one person, with what hides it, as one camera sees it."""
 
 import math
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -11,12 +11,11 @@ from fpc_deploy.rendering.arrays import Bytes, Floats, Mask, linear_image
 from fpc_deploy.rendering.backgrounds import paint_background
 from fpc_deploy.rendering.cameras import Camera
 from fpc_deploy.rendering.figure import Figure, draw, stand
-from fpc_deploy.rendering.hiding import Cover, hide
+from fpc_deploy.rendering.hiding import hide
 from fpc_deploy.rendering.people import Person, draw_person
 from fpc_deploy.rendering.pose import Pose, draw_pose
 from fpc_deploy.rendering.sensor import degrade, expose, halve
 from fpc_deploy.rendering.shadows import cast_shadow
-from fpc_deploy.rendering.shading import Layer
 from fpc_deploy.rendering.viewpoint import FRAME_HEIGHT, FRAME_WIDTH, Window
 
 _SUPERSAMPLING = 2

@@ -62,6 +62,8 @@ def stand(person: Person, pose: Pose, camera: Camera, place: tuple[float, float]
 
 def draw(figure: Figure, camera: Camera, window: Window, phase: float) -> Layer:
     """Draw a figure through a window; `phase` sets the folds of its clothes."""
-    visible = rasterise(window.to_pixels(figure.screen), figure.depth, figure.mesh.triangles, (window.rows, window.columns))
+    visible = rasterise(
+        window.to_pixels(figure.screen), figure.depth, figure.mesh.triangles, (window.rows, window.columns)
+    )
     colour = partial(person_colour, figure.person)
     return shade(figure.mesh, visible, colour, camera.light, Folds(FOLDS, phase))

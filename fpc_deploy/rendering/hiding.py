@@ -78,7 +78,7 @@ def hide(
         shift = _best_shift(person, candidate, target, rng)
         if shift is None:
             continue
-        moved = candidate.screen + np.array([shift, 0], np.float32)
+        moved = (candidate.screen + np.array([shift, 0], np.float32)).astype(np.float32)
         visible = rasterise(moved, candidate.depth, candidate.mesh.triangles, person.shape, candidate.both_sides)
         hidden = float(person.ravel()[visible.pixel].sum()) / area
         if best is None or abs(hidden - target) < abs(best.hidden - target):
@@ -92,7 +92,9 @@ def hide(
 def _passer(figure: Figure, camera: Camera, window: Window, rng: np.random.Generator) -> _Candidate:
     stranger = draw_person(int(rng.integers(_STRANGERS)), int(rng.integers(_STRANGERS)), "stranger")
     distance = max(1.6, figure.distance_m - float(rng.uniform(0.35, 1.1)))
-    front = stand(stranger, draw_pose(rng), camera, (_abreast(figure, distance), distance), float(rng.uniform(-np.pi, np.pi)))
+    front = stand(
+        stranger, draw_pose(rng), camera, (_abreast(figure, distance), distance), float(rng.uniform(-np.pi, np.pi))
+    )
     colour = partial(person_colour, stranger)
     screen = window.to_pixels(front.screen)
     return _Candidate("person", front.mesh, screen, front.depth, colour, Folds(FOLDS, float(rng.uniform(0, 6))), False)
@@ -115,11 +117,11 @@ def _abreast(figure: Figure, distance: float) -> float:
 
 
 def _best_shift(person: Mask, candidate: _Candidate, target: float, rng: np.random.Generator) -> float | None:
-    """Return by how many pixels to move a candidate sideways so that it hides about `target`; `None` where it cannot."""
+    """Return how far to move a candidate sideways, in pixels, to hide about `target`; `None` where none will do."""
     rows, columns = person.shape
     margin = columns
     # A quarter of the resolution is enough to choose a place.
-    small = (candidate.screen + np.array([margin, 0], np.float32)) / 4
+    small = ((candidate.screen + np.array([margin, 0], np.float32)) / 4).astype(np.float32)
     shape = (rows // 4, (columns + 2 * margin) // 4)
     visible: Visible = rasterise(small, candidate.depth, candidate.mesh.triangles, shape, candidate.both_sides)
     covered = np.zeros(shape[0] * shape[1], np.bool_)

@@ -73,7 +73,7 @@ def _circle(segments: int) -> tuple[Floats, Floats, Floats]:
 
 def _unit(vectors: Floats) -> Floats:
     squares = (vectors * vectors).sum(axis=-1, keepdims=True)
-    return vectors / np.sqrt(np.maximum(squares, np.float32(1e-12)))
+    return np.asarray(vectors / np.sqrt(np.maximum(squares, np.float32(1e-12))), np.float32)
 
 
 def _cross(a: Floats, b: Floats) -> Floats:

@@ -47,23 +47,37 @@ def _car(rng: np.random.Generator) -> Mesh:
     cabin = tube(
         [[0, height, 0], [0, height * 0.98, 0], [0, line, 0], [0, line - 0.02, 0]],
         [[length * 0.2, 0.5], [length * 0.25, 0.62], [length * 0.36, 0.78], [length * 0.36, 0.78]],
-        GLASS, 16, squareness=1.0,
+        GLASS,
+        16,
+        squareness=1.0,
     )
     roof = tube(
         [[0, height + 0.03, 0], [0, height + 0.02, 0], [0, height - 0.07, 0]],
-        [[0.1, 0.1], [length * 0.22, 0.54], [length * 0.255, 0.63]], PAINT, 16, squareness=1.0,
+        [[0.1, 0.1], [length * 0.22, 0.54], [length * 0.255, 0.63]],
+        PAINT,
+        16,
+        squareness=1.0,
     )
     hull = tube(
         [[0, line + 0.02, 0], [0, line, 0], [0, line * 0.6, 0], [0, 0.3, 0], [0, 0.2, 0]],
         [[length * 0.3, 0.6], [length * 0.45, 0.84], [length * 0.49, 0.9], [length * 0.48, 0.88], [length * 0.4, 0.8]],
-        PAINT, 20, squareness=1.0,
+        PAINT,
+        20,
+        squareness=1.0,
     )
     wheels = [
-        tube([[x, 0.31, side * 0.72], [x, 0.31, side * 0.92], [x, 0.31, side * 0.93]], [[0.31, 0.31], [0.31, 0.31], [0.05, 0.05]], DARK, 12)
+        tube(
+            [[x, 0.31, side * 0.72], [x, 0.31, side * 0.92], [x, 0.31, side * 0.93]],
+            [[0.31, 0.31], [0.31, 0.31], [0.05, 0.05]],
+            DARK,
+            12,
+        )
         for x in (-length * 0.3, length * 0.3)
         for side in (-1, 1)
     ]
-    posts = [box([x, (line + height) / 2, 0], [0.08, height - line, 1.3], PAINT) for x in (-0.1 * length, 0.12 * length)]
+    posts = [
+        box([x, (line + height) / 2, 0], [0.08, height - line, 1.3], PAINT) for x in (-0.1 * length, 0.12 * length)
+    ]
     return join([cabin, roof, hull, *wheels, *posts])
 
 
@@ -78,7 +92,9 @@ def _shelf(rng: np.random.Generator) -> Mesh:
         while x < width / 2 - 0.12:
             size = rng.uniform(0.1, 0.26), rng.uniform(0.5, 0.92) * height / levels
             if rng.random() < 0.85:
-                parts.append(box([x + size[0] / 2, y + size[1] / 2, -0.05], [size[0] * 0.92, size[1] * 0.9, 0.3], GOODS))
+                parts.append(
+                    box([x + size[0] / 2, y + size[1] / 2, -0.05], [size[0] * 0.92, size[1] * 0.9, 0.3], GOODS)
+                )
             x += size[0]
     parts += [box([side * width / 2, height / 2, 0], [0.03, height, 0.5], METAL) for side in (-1, 1)]
     return join(parts)
@@ -137,14 +153,29 @@ def _rack(rng: np.random.Generator) -> Mesh:
 
 def _bin(rng: np.random.Generator) -> Mesh:
     width, height = rng.uniform(0.28, 0.5), rng.uniform(0.85, 1.25)
-    body = tube([[0, height, 0], [0, height - 0.02, 0], [0, 0.05, 0]], [[0.05, 0.05], [width, width], [width * 0.85, width * 0.85]], PAINT, 14, squareness=0.9)
-    lid = tube([[0, height + 0.08, 0], [0, height + 0.04, 0], [0, height, 0]], [[0.05, 0.05], [width, width], [width * 1.08, width * 1.08]], DARK, 14, squareness=0.9)
+    body = tube(
+        [[0, height, 0], [0, height - 0.02, 0], [0, 0.05, 0]],
+        [[0.05, 0.05], [width, width], [width * 0.85, width * 0.85]],
+        PAINT,
+        14,
+        squareness=0.9,
+    )
+    lid = tube(
+        [[0, height + 0.08, 0], [0, height + 0.04, 0], [0, height, 0]],
+        [[0.05, 0.05], [width, width], [width * 1.08, width * 1.08]],
+        DARK,
+        14,
+        squareness=0.9,
+    )
     return join([body, lid])
 
 
 def _counter(rng: np.random.Generator) -> Mesh:
     width, height = rng.uniform(1.1, 2.4), rng.uniform(0.8, 1.15)
-    parts = [box([0, height / 2, 0], [width, height, 0.6], PANEL), box([0, height, 0], [width + 0.08, 0.05, 0.7], METAL)]
+    parts = [
+        box([0, height / 2, 0], [width, height, 0.6], PANEL),
+        box([0, height, 0], [width + 0.08, 0.05, 0.7], METAL),
+    ]
     for _ in range(int(rng.integers(0, 4))):
         size = rng.uniform(0.12, 0.4), rng.uniform(0.12, 0.4)
         parts.append(box([rng.uniform(-0.4, 0.4) * width, height + size[1] / 2, 0], [size[0], size[1], 0.25], GOODS))
@@ -167,7 +198,8 @@ def _trolley(rng: np.random.Generator) -> Mesh:
     bars = [box([x, 0.72, -0.3], [0.02, 0.5, 0.02], METAL) for x in np.linspace(-0.3, 0.3, 9)]
     rails = [box([0, y, -0.3], [0.64, 0.025, 0.02], METAL) for y in (0.48, 0.64, 0.8, 0.98)]
     goods = [
-        box([rng.uniform(-0.22, 0.22), 0.56 + 0.12 * k, rng.uniform(-0.1, 0.2)], rng.uniform(0.15, 0.35, 3), GOODS) for k in range(4)
+        box([rng.uniform(-0.22, 0.22), 0.56 + 0.12 * k, rng.uniform(-0.1, 0.2)], rng.uniform(0.15, 0.35, 3), GOODS)
+        for k in range(4)
     ]
     frame = [box([0, 0.2, 0], [0.6, 0.05, 0.8], METAL), box([0, 1.05, 0.42], [0.66, 0.05, 0.05], PAINT)]
     wheels = [ball([x, 0.08, z], [0.05, 0.08, 0.08], DARK, 5, 6) for x in (-0.25, 0.25) for z in (-0.3, 0.3)]
@@ -210,4 +242,4 @@ def thing_colour(thing: Thing, material: int, uv: Floats) -> Floats:
         colour = colour * np.where((uv[:, 1] + 10) % 0.6 < 0.02, 0.7, 1.0)[:, None]
     else:
         colour = np.repeat(first[None], count, 0)
-    return (colour * speckle[:, None]).astype(np.float32)
+    return np.asarray((colour * speckle[:, None]).astype(np.float32), np.float32)

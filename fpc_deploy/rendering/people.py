@@ -91,7 +91,11 @@ def draw_person(seed: int, identity: int, kind: str = "person") -> Person:
     build = _draw_build(rng, feminine)
     upper = _draw_upper(rng, generator(seed, kind, "family", identity // FAMILY_SIZE))
     lower = _draw_lower(rng, upper, feminine)
-    share = [0.01, 0.06, 0.14, 0.12, 0.19, 0.27, 0.14, 0.05, 0.02] if feminine else [0.07, 0.3, 0.33, 0.21, 0.02, 0.02, 0.02, 0.01, 0.02]
+    share = (
+        [0.01, 0.06, 0.14, 0.12, 0.19, 0.27, 0.14, 0.05, 0.02]
+        if feminine
+        else [0.07, 0.3, 0.33, 0.21, 0.02, 0.02, 0.02, 0.01, 0.02]
+    )
     bag = str(rng.choice(BAGS, p=[0.36, 0.24, 0.12 if feminine else 0.03, 0.12, 0.07, 0.09 if feminine else 0.18]))
     white_sole = rng.random() < 0.5
     shoe = palette.shoe(rng)
@@ -118,7 +122,9 @@ def _draw_build(rng: np.random.Generator, feminine: bool) -> Build:
     girth = float(np.clip(rng.normal(1.0, 0.13), 0.78, 1.45))
     child = rng.random() < 0.04
     return Build(
-        height_m=float(rng.uniform(1.2, 1.45) if child else np.clip(rng.normal(1.64 if feminine else 1.76, 0.07), 1.48, 1.98)),
+        height_m=float(
+            rng.uniform(1.2, 1.45) if child else np.clip(rng.normal(1.64 if feminine else 1.76, 0.07), 1.48, 1.98)
+        ),
         shoulders=float(rng.normal(0.93 if feminine else 1.05, 0.05)) * (0.6 + 0.4 * girth),
         girth=girth,
         hips=float(rng.normal(1.05 if feminine else 0.95, 0.05)) * (0.5 + 0.5 * girth),
@@ -132,11 +138,19 @@ def _draw_build(rng: np.random.Generator, feminine: bool) -> Build:
 def _draw_upper(rng: np.random.Generator, family: np.random.Generator) -> Upper:
     # The family's draws come first and in full, so that every member sees the same ones.
     shared, shared_cloth = palette.upper(family), draw_cloth(family, palette.upper(family))
-    shared_cut = str(family.choice(["tshirt", "shirt", "hoodie", "jacket", "coat", "vest"], p=[0.34, 0.16, 0.17, 0.18, 0.1, 0.05]))
+    shared_cut = str(
+        family.choice(["tshirt", "shirt", "hoodie", "jacket", "coat", "vest"], p=[0.34, 0.16, 0.17, 0.18, 0.1, 0.05])
+    )
     member = rng.random() < _FAMILY_SHARE
     own = palette.upper(rng)
     base = shared if member else own
-    cut = shared_cut if member and rng.random() < 0.7 else str(rng.choice(["tshirt", "shirt", "hoodie", "jacket", "coat", "vest"], p=[0.34, 0.16, 0.17, 0.18, 0.1, 0.05]))
+    cut = (
+        shared_cut
+        if member and rng.random() < 0.7
+        else str(
+            rng.choice(["tshirt", "shirt", "hoodie", "jacket", "coat", "vest"], p=[0.34, 0.16, 0.17, 0.18, 0.1, 0.05])
+        )
+    )
     own_cloth = draw_cloth(rng, base, 0.8)
     cloth = shared_cloth if member and rng.random() < 0.2 else own_cloth
     sleeve = {"tshirt": rng.uniform(0.22, 0.42), "vest": 0.0, "shirt": rng.choice([0.35, 0.6, 0.97])}.get(cut, 0.97)
@@ -166,7 +180,9 @@ def _draw_lower(rng: np.random.Generator, upper: Upper, feminine: bool) -> Lower
     jeans = not skirt and rng.random() < 0.42
     colour = palette.denim(rng) if jeans else palette.lower(rng)
     cloth = upper.cloth if dress else draw_cloth(rng, colour, 0.6 if skirt else 0.12)
-    length = {"skirt": rng.uniform(0.32, 0.85), "shorts": rng.uniform(0.28, 0.52)}.get(kind, rng.choice([0.96, 0.96, 0.85]))
+    length = {"skirt": rng.uniform(0.32, 0.85), "shorts": rng.uniform(0.28, 0.52)}.get(
+        kind, rng.choice([0.96, 0.96, 0.85])
+    )
     return Lower(
         kind=kind,
         cloth=cloth,

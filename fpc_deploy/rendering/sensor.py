@@ -41,10 +41,12 @@ def expose(light: Floats, sensor: Sensor, centre: tuple[float, float], zoom: flo
     tone = tone * np.float32(1 - sensor.lift) + np.float32(sensor.lift)
     grey = (tone @ _LUMA)[..., None]
     tone = grey + (tone - grey) * np.float32(sensor.saturation)
-    return (np.clip(tone, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return np.asarray((np.clip(tone, 0, 1) * 255 + 0.5).astype(np.uint8), np.uint8)
 
 
-def degrade(image: Bytes, sensor: Sensor, native_rows: float, rng: np.random.Generator, motion_px: float = 0.0) -> Bytes:
+def degrade(
+    image: Bytes, sensor: Sensor, native_rows: float, rng: np.random.Generator, motion_px: float = 0.0
+) -> Bytes:
     """Blur, thin out, add noise to and compress a picture (H, W, 3).
 
     Args:
@@ -72,7 +74,7 @@ def degrade(image: Bytes, sensor: Sensor, native_rows: float, rng: np.random.Gen
     noisy = np.clip(values + (noise + colour) * (1.25 - values / 400), 0, 255).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(noisy).save(stream, "JPEG", quality=sensor.jpeg_quality)
-    decoded = Image.open(stream)
+    decoded: Image.Image = Image.open(stream)
     if decoded.size != (columns, rows):
         decoded = decoded.resize((columns, rows), Image.Resampling.BICUBIC)
     return np.asarray(decoded, np.uint8)

@@ -71,7 +71,7 @@ def _light(normals: Floats, uv: Floats, light: Light, folds: Folds) -> Floats:
     above = np.clip(0.5 + 0.5 * up + 0.6 * crease, 0, None)
     lit = direct[:, None] * np.array(light.key, np.float32) + above[:, None] * np.array(light.sky, np.float32)
     lit += np.clip(0.5 - 0.5 * up, 0, 1)[:, None] * np.array(light.bounce, np.float32)
-    return lit.astype(np.float32)
+    return np.asarray(lit.astype(np.float32), np.float32)
 
 
 def _corner_shade(visible: Visible) -> Floats:
@@ -84,4 +84,4 @@ def _corner_shade(visible: Visible) -> Floats:
     depth[visible.pixel] = visible.depth
     blurred = box_blur(depth.reshape(rows, columns), max(1, rows // 42)).ravel()
     behind = visible.depth - blurred[visible.pixel]
-    return 1 - np.clip(behind * 5.0, 0, 0.5)
+    return np.asarray(1 - np.clip(behind * 5.0, 0, 0.5), np.float32)

@@ -24,7 +24,7 @@ def cast_shadow(light: Floats, figure: Figure, camera: Camera, window: Window) -
     soft = _stain(fallen, 0.055, 1.3, camera, window)
     contact = _stain(feet, 0.09, 2.2, camera, window) if len(feet) else np.zeros_like(soft)
     dark = 1 - camera.light.shadow * soft - 0.4 * contact
-    return light * np.clip(dark, 0.25, 1)[..., None]
+    return np.asarray(light * np.clip(dark, 0.25, 1)[..., None], np.float32)
 
 
 def _stain(points: Floats, radius_m: float, blur: float, camera: Camera, window: Window) -> Floats:

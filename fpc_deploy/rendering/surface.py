@@ -3,7 +3,7 @@
 import numpy as np
 
 from fpc_deploy.rendering import materials as m
-from fpc_deploy.rendering.arrays import Colour, Floats
+from fpc_deploy.rendering.arrays import Colour, Floats, Mask
 from fpc_deploy.rendering.clothing import cloth_colour
 from fpc_deploy.rendering.people import Person
 
@@ -32,7 +32,7 @@ def person_colour(person: Person, material: int, uv: Floats) -> Floats:
         return _face(person, angle, along)
     if material == m.HAIR:
         strands = 1 + 0.22 * np.sin(31 * angle + 4 * np.sin(9 * angle)) * np.sin(14 * along + 5 * angle)
-        return _flat(person.hair, along) * strands[:, None].astype(np.float32)
+        return np.asarray(_flat(person.hair, along) * strands[:, None].astype(np.float32), np.float32)
     if material == m.BAG:
         return _bag(person, angle, along)
     if material == m.SHOE:
@@ -51,7 +51,7 @@ def _flat(colour: Colour, like: Floats) -> Floats:
 def _torso(person: Person, angle: Floats, along: Floats) -> Floats:
     upper, tall = person.upper, person.build.height_m
     colour = cloth_colour(upper.cloth, angle * _TORSO_RADIUS_M, along)
-    across = np.sin(angle) * _TORSO_RADIUS_M
+    across = np.asarray(np.sin(angle) * _TORSO_RADIUS_M, np.float32)
     front = np.abs(angle) < np.pi / 2
     if upper.logo != "none":
         behind = upper.logo == "back"
@@ -74,7 +74,9 @@ def _torso(person: Person, angle: Floats, along: Floats) -> Floats:
     return _straps(person, colour, across, along, front)
 
 
-def _straps(person: Person, colour: Floats, across: Floats, along: Floats, front: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Floats:
+def _straps(
+    person: Person, colour: Floats, across: Floats, along: Floats, front: Mask
+) -> Floats:
     strap = np.array(person.bag_cloth.base, np.float32) * 0.75
     if person.bag == "backpack":
         colour[front & (np.abs(np.abs(across) - 0.095) < 0.022) & (along < 0.34)] = strap

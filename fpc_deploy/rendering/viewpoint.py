@@ -35,10 +35,11 @@ class Viewpoint:
         x, y = points[:, 0] * scale, -up * scale
         tilt_sine, tilt_cosine = np.float32(np.sin(self.roll)), np.float32(np.cos(self.roll))
         screen = np.stack([x * tilt_cosine - y * tilt_sine, x * tilt_sine + y * tilt_cosine], axis=1)
-        return screen + np.array([FRAME_WIDTH / 2, FRAME_HEIGHT / 2], np.float32), depth
+        screen += np.array([FRAME_WIDTH / 2, FRAME_HEIGHT / 2], np.float32)
+        return screen.astype(np.float32), depth.astype(np.float32)
 
     def rays(self, step: int = 1) -> Floats:
-        """Return the direction of sight (FRAME_HEIGHT / step, FRAME_WIDTH / step, 3) of each pixel; its depth part is 1."""
+        """Return the direction of sight (FRAME_HEIGHT / step, FRAME_WIDTH / step, 3) of each pixel."""
         x = (np.arange(0, FRAME_WIDTH, step, dtype=np.float32) + step / 2 - FRAME_WIDTH / 2) / self.focal_px
         y = (np.arange(0, FRAME_HEIGHT, step, dtype=np.float32) + step / 2 - FRAME_HEIGHT / 2) / self.focal_px
         across, down = np.meshgrid(x, y)
