@@ -1,0 +1,303 @@
+"""Follows the database of a gallery: keeps the current snapshot, and brings it up to date by what changed.
+
+What changed is read in one transaction: rows added or moved after the last change seen, and ids removed after it. The
+running sum of seals must then agree with the head; where it does not, everything is read anew. HNSW is loaded by a
+thread of its own, and searches are exact until it is there.
+"""
+
+import logging
+import os
+import threading
+import time
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import GalleryError
+from runtime.gallery import graph as hnsw
+from runtime.gallery.catalogue import Catalogue, Head, seal
+from runtime.gallery.graph import GRAPH_NAME, Graph
+from runtime.gallery.records import SPACES, Layout, Settings, Space
+from runtime.gallery.rows import Reading, Rows, check_total, read_rows
+from runtime.gallery.segments import Segment
+from runtime.gallery.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+_TRIES = 5
+# A removed entry that a query under way still holds stays readable this long after its removal was seen.
+_GRACE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class GraphRow:
+    """What the database says of a graph file."""
+
+    space: Space
+    change: int
+    bytes: int
+    crc: int
+    nodes: int
+    last_entry: int
+
+
+def read_graph_rows(catalogue: Catalogue) -> dict[Space, GraphRow]:
+    """The graphs that the database knows of; one whose row is damaged is left out, with a word in the log."""
+    found: dict[Space, GraphRow] = {}
+    for *content, sealed in catalogue.connection.execute(
+        "SELECT space, change, bytes, crc, nodes, last_entry, seal FROM graphs"
+    ):
+        if seal(*content) != sealed or content[0] not in SPACES:
+            log.warning("%s: the row of a graph is damaged; searching exactly", catalogue.path)
+            continue
+        found[content[0]] = GraphRow(*content)
+    return found
+
+
+class Follower:
+    """The reading half of a gallery.
+
+    Args:
+        folder: the gallery.
+        catalogue: a connection to its database.
+        layout: shape of its records.
+        settings: how old the view may be, and when HNSW is used.
+
+    Attributes:
+        current: the newest snapshot.
+        rows: entries of the database; `current` lacks those that are damaged or whose time is over.
+        head: state of the database that `current` shows.
+        removals: rises whenever `rows` loses an entry.
+        damaged: ids of entries left out because they are damaged, and why.
+    """
+
+    def __init__(self, folder: Path, catalogue: Catalogue, layout: Layout, settings: Settings) -> None:
+        self.folder = folder
+        self._catalogue = catalogue
+        self.layout = layout
+        self._settings = settings
+        self.rows = Rows.of([])
+        self.head = Head(change=-1)
+        self.damaged: dict[int, str] = {}
+        self.removals = 0
+        self._segments: dict[int, Segment] = {}
+        self._graphs: dict[Space, Graph] = {}
+        self._graph_rows: dict[Space, GraphRow] = {}
+        self._refused: set[GraphRow] = set()
+        self._loader: threading.Thread | None = None
+        self._stopped = False
+        self._checked_at = -np.inf
+        self._lock = threading.RLock()  # guards all of the above; queries take it for a refresh only
+        self.current = self._snapshot(self.rows)
+        self._previous = self.current
+        self._replaced_at = -np.inf
+
+    def stop(self) -> None:
+        """Wait for the thread that loads HNSW, if there is one."""
+        self._stopped = True
+        if self._loader:
+            self._loader.join()
+
+    def fresh(self) -> Snapshot:
+        """The current snapshot, brought up to date first where it was last checked too long ago."""
+        if time.monotonic() - self._checked_at >= self._settings.refresh_seconds:
+            self.follow()
+        snapshot = self.current
+        if len(snapshot) >= self._settings.index_from and self._graphs_wanted():
+            self._start_loading()
+        return snapshot
+
+    def holding(self, ids: NDArray[np.int64]) -> Snapshot:
+        """The snapshot to read ids from: the current one, or the one before while it is in its grace."""
+        current, previous = self.current, self._previous
+        if time.monotonic() - self._replaced_at <= _GRACE_SECONDS and not current.rows.find(ids)[1].all():
+            return previous
+        return current
+
+    def follow(self) -> bool:
+        """Bring the snapshot up to date; return whether the entries changed.
+
+        Raises:
+            GalleryError: the database is damaged.
+            sqlite3.Error: the database cannot be read.
+        """
+        with self._lock:
+            started = time.monotonic()
+            changed = self._read_changes()
+            if not changed and self.current.rows.next_expiry <= time.time():
+                self._publish()
+                changed = True
+            self._checked_at = started
+            return changed
+
+    def reset(self) -> None:
+        """Read everything anew, as when the gallery was opened."""
+        with self._lock:
+            self.head, self.damaged = Head(change=-1), {}
+            self._segments, self._graphs, self._refused = {}, {}, set()
+            self.follow()
+
+    def quarantine(self, ids: Iterable[int], what: str) -> None:
+        """Leave entries out of all answers from now on, and say so once."""
+        with self._lock:
+            news = [id_ for id_ in ids if id_ not in self.damaged]
+            for id_ in news:
+                self.damaged[id_] = what
+                log.error(
+                    "%s: entry %d is damaged: %s; it is left out: run `fpc-deploy index verify --repair`",
+                    self.folder,
+                    id_,
+                    what,
+                )
+            if news:
+                self._publish()
+
+    def load_graphs(self) -> None:
+        """Load the HNSW that the database knows of, where it is not loaded yet."""
+        for row in self._graphs_wanted():
+            try:
+                graph = read_graph(self.folder, row, self.current)
+            except (GalleryError, OSError) as error:
+                log.warning("%s: %s; searching exactly: `index verify --repair` rebuilds it", self.folder, error)
+                self._refused.add(row)
+                continue
+            with self._lock:
+                labels = np.asarray(graph.index.get_ids_list(), np.int64)
+                graph.forget(np.setdiff1d(labels, self.current.rows.ids))
+                self._graphs = {**self._graphs, row.space: graph}
+                self._publish()
+
+    def _graphs_wanted(self) -> list[GraphRow]:
+        loaded = self._graphs
+        return [
+            row
+            for row in self._graph_rows.values()
+            if row not in self._refused and (row.space not in loaded or loaded[row.space].change != row.change)
+        ]
+
+    def _start_loading(self) -> None:
+        with self._lock:
+            if self._stopped or (self._loader and self._loader.is_alive()):
+                return
+            self._loader = threading.Thread(target=self.load_graphs, name="gallery-graphs", daemon=True)
+            self._loader.start()
+
+    def _read_changes(self) -> bool:
+        """Read what changed in the database, map what it names, and publish a snapshot of it."""
+        full = self.head.change < 0
+        for attempt in range(_TRIES):
+            with self._catalogue.snapshot():
+                head = self._catalogue.head()
+                if head.change == self.head.change and not full:
+                    return False
+                if not full and not self._apply(head):
+                    full = True
+                if full:
+                    self._read_all(head)
+                slots = self._catalogue.segments()
+                graph_rows = read_graph_rows(self._catalogue)
+            if self._map(slots) or attempt == _TRIES - 1:
+                break
+            full = True  # a compaction took files away meanwhile: look again
+        # A graph in memory stays in use when its file goes: what was removed is marked in it, what is new lies outside.
+        self.head, self._graph_rows = head, graph_rows
+        self._publish()
+        return True
+
+    def _apply(self, head: Head) -> bool:
+        """Apply additions, moves and removals since the last change seen; False where they do not add up."""
+        reading = read_rows(self._catalogue, self.head.change)
+        gone = np.array(
+            self._catalogue.connection.execute(
+                "SELECT entry FROM removed WHERE change > ?", (self.head.change,)
+            ).fetchall(),
+            np.int64,
+        ).reshape(-1)
+        if reading.damaged:
+            return False
+        replaced = np.union1d(gone, reading.rows.ids)
+        positions, known = self.rows.find(replaced)
+        old = sum(self.rows.row(int(position)).seal for position in positions[known])
+        rows = self.rows.without(gone.tolist()).with_rows(reading.rows)
+        if len(rows) != head.entries or self.head.checksum - old + reading.checksum != head.checksum:
+            return False
+        if self.rows.find(gone)[1].any():
+            self.removals += 1
+        self.rows = rows
+        for graph in self._graphs.values():
+            graph.forget(gone)
+        return True
+
+    def _read_all(self, head: Head) -> None:
+        reading: Reading = read_rows(self._catalogue)
+        check_total(self._catalogue, reading, head)
+        self.removals += 1
+        self.rows = reading.rows
+        self._note_damage(reading.damaged, "its row in the database does not match its checksum")
+        for graph in self._graphs.values():
+            graph.forget(np.setdiff1d(np.asarray(graph.index.get_ids_list(), np.int64), self.rows.ids))
+
+    def _note_damage(self, ids: Iterable[int], what: str) -> None:
+        for id_ in ids:
+            if id_ not in self.damaged:
+                log.error("%s: entry %s is damaged: %s; it is left out", self.folder, id_, what)
+                self.damaged[id_] = what
+
+    def _map(self, slots: dict[int, int]) -> bool:
+        """Map the segments that the rows name; return whether every record is there."""
+        segments = {}
+        for number in np.unique(self.rows.segment).tolist():
+            segment = self._segments.get(number) or Segment(self.folder, number, self.layout)
+            segment.grow(slots.get(number, 0))
+            segments[number] = segment
+        self._segments = segments
+        return not len(self._cut_off())
+
+    def _cut_off(self) -> NDArray[np.int64]:
+        """Ids of entries whose record the files do not hold."""
+        held = {number: segment.slots for number, segment in self._segments.items()}
+        numbers, inverse = np.unique(self.rows.segment, return_inverse=True)
+        limits = np.array([held.get(int(number), 0) for number in numbers], np.int64)
+        outside = (self.rows.slot >= limits[inverse]) | (self.rows.slot < 0) if len(numbers) else np.empty(0, bool)
+        return self.rows.ids[outside]
+
+    def _publish(self) -> None:
+        """Make the snapshot that queries see from now on."""
+        self._note_damage(self._cut_off().tolist(), "its record is cut off or its file is missing")
+        rows = self.rows.without(self.damaged) if self.damaged else self.rows
+        if rows.next_expiry <= time.time():
+            rows = rows.take(rows.expires > time.time())
+        for graph in self._graphs.values():
+            graph.forget(np.array(sorted(self.damaged), np.int64))
+        self._previous, self._replaced_at = self.current, time.monotonic()
+        self.current = self._snapshot(rows)
+
+    def _snapshot(self, rows: Rows) -> Snapshot:
+        return Snapshot(rows, self._segments, self._graphs, self.layout, self.quarantine)
+
+
+def read_graph(folder: Path, row: GraphRow, snapshot: Snapshot) -> Graph:
+    """Load a graph: its links from its file, its vectors from the segments.
+
+    Raises:
+        GalleryError: the file is missing, is not the one that the database names, or its links lead outside.
+    """
+    path = folder / GRAPH_NAME.format(row.space, row.change)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise GalleryError(f"{path.name} cannot be read: {error.strerror}") from error
+    with os.fdopen(fd, "rb") as file:
+        content = file.read(row.bytes + 1) if os.fstat(fd).st_size == row.bytes else b""
+    if zlib.crc32(content) != row.crc or len(content) != row.bytes:
+        raise GalleryError(f"{path.name} does not match its checksum")
+    links = hnsw.parse(content, row.space)
+    positions, known = snapshot.rows.find(links.labels)
+    units = np.zeros((len(links.labels), snapshot.layout.dimension), np.float32)
+    good = known.copy()
+    units[known], good[known] = snapshot.units(row.space, positions[known])
+    return hnsw.assemble(links, units, ~good, row.change)
