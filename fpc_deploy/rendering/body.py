@@ -107,6 +107,8 @@ def _leg(person: Person, bones: Skeleton, number: int) -> list[Mesh]:
     parts = []
     if lower.kind != "trousers" or lower.length < 0.95:
         parts.append(tube(line[3:], np.stack([radii[3:], radii[3:]], 1), materials.SKIN, 8))
+    sock = np.stack([line[-1] + (line[-2] - line[-1]) * 0.5, line[-1], line[-1] - np.array([0, 0.03, 0]) * tall])
+    parts.append(tube(sock, np.array([[0.023, 0.024], [0.021, 0.022], [0.022, 0.022]]) * tall, materials.SOCK, 8))
     if lower.kind != "skirt":
         stations = _LEG_STATIONS * lower.length
         cloth = np.interp(stations, _LEG_STATIONS, radii) + lower.loose_m + lower.flare_m * stations**2
@@ -124,9 +126,10 @@ def _foot(person: Person, joints: Floats, tall: float) -> list[Mesh]:
     line = heel + steps * (end - heel)
     half = np.array([[0.008, 0.01], [0.02, 0.027], [0.023, 0.03], [0.028, 0.02], [0.022, 0.015], [0.006, 0.006]])
     parts = [tube(line, half * tall, materials.SHOE, 8)]
-    shaft = max(0.055, person.boot_m)
-    upward = joints[1] - ankle
-    top = ankle + upward * min(0.8, shaft / 0.24 * 0.62)
+    if not person.boot_m:
+        return parts
+    upward = joints[1] - ankle  # the shaft of a boot
+    top = ankle + upward * min(0.8, person.boot_m / 0.24 * 0.62)
     boot = np.stack([top, (top + ankle) / 2, ankle - np.array([0, 0.02 * tall, 0], np.float32)])
     return [*parts, tube(boot, np.array([[0.029, 0.03], [0.027, 0.028], [0.026, 0.03]]) * tall, materials.SHOE, 8)]
 

@@ -108,7 +108,7 @@ def draw_camera(seed: int, number: int) -> Camera:
 
 def _draw_light(rng: np.random.Generator, indoor: bool) -> Light:
     azimuth = rng.uniform(0, 2 * np.pi)
-    elevation = rng.uniform(0.9, 1.4) if indoor else rng.uniform(0.45, 1.2)
+    elevation = rng.uniform(0.9, 1.4) if indoor else rng.uniform(0.75, 1.25)
     towards = (np.cos(azimuth) * np.cos(elevation), np.sin(elevation), -np.sin(azimuth) * np.cos(elevation))
     overcast = rng.uniform(0.4, 1.0) if indoor else rng.uniform(0.0, 0.9)
     warm = rng.uniform(-0.06, 0.12) if indoor else rng.uniform(-0.02, 0.06)
@@ -124,10 +124,10 @@ def _draw_light(rng: np.random.Generator, indoor: bool) -> Light:
 
 
 def _draw_sensor(rng: np.random.Generator, indoor: bool) -> Sensor:
-    warmth, tint = rng.normal(0, 0.11), rng.normal(0, 0.05)
+    warmth, tint = rng.normal(0, 0.13), rng.normal(0, 0.055)
     return Sensor(
         gains=(float(np.exp(warmth)), float(np.exp(tint)), float(np.exp(-warmth))),
-        exposure=float(np.exp(rng.normal(0.0, 0.24))),
+        exposure=float(np.exp(rng.normal(0.15, 0.24))),
         contrast=float(rng.uniform(0.78, 1.25)),
         lift=float(rng.uniform(0.0, 0.07)),
         saturation=float(rng.uniform(0.6, 1.15)),

@@ -22,7 +22,6 @@ from fpc_deploy.rendering.walk import Walk
 
 _LEAST_INSIDE = 0.35  # of a person's box that must lie within the frame
 _LEAST_VISIBLE = 0.12
-_PROPS = 2
 _NOISE_FIELDS = 6
 _WHOLE = Window(0, 0, FRAME_WIDTH, FRAME_HEIGHT, FRAME_HEIGHT, FRAME_WIDTH)
 
@@ -117,7 +116,7 @@ def _enact(
 def _window(figure: Figure) -> Window | None:
     """Return the part of the frame that a figure and its shadow may touch, in whole pixels."""
     left, top, right, bottom = figure.box
-    reach = 0.5 * (bottom - top)
+    reach = 0.9 * (bottom - top)
     low_x, high_x = max(0, math.floor(left - reach)), min(FRAME_WIDTH, math.ceil(right + reach))
     low_y, high_y = max(0, math.floor(top - 4)), min(FRAME_HEIGHT, math.ceil(bottom + reach * 0.3))
     if high_x - low_x < 8 or high_y - low_y < 8:
@@ -141,12 +140,13 @@ def _props(stage: Stage) -> list[_Piece]:
     """Draw the objects that stand in the scene."""
     camera, rng = stage.camera, stage.props
     pieces = []
-    for _ in range(_PROPS):
+    for side in (-1, 1):
         thing = draw_thing(rng, camera.indoor)
         while thing.kind in ("umbrella", "corner"):  # held by somebody, or hiding half the scene
             thing = draw_thing(rng, camera.indoor)
-        distance = float(rng.uniform(camera.near_m - 0.2, camera.far_m - 2.0))
-        aside = float(rng.uniform(-0.6, 0.6)) * camera.viewpoint.lateral_room_m(distance)
+        # Nobody walks so near to the lens, so nobody walks through a prop.
+        distance = float(rng.uniform(camera.near_m - 0.6, camera.near_m))
+        aside = float(side * rng.uniform(0.15, 0.75)) * camera.viewpoint.lateral_room_m(distance)
         mesh = thing.mesh.placed(np.eye(3, dtype=np.float32), [aside, 0, distance])
         screen, depth = camera.viewpoint.project(mesh.positions)
         visible = rasterise(screen, depth, mesh.triangles, (FRAME_HEIGHT, FRAME_WIDTH), both_sides=True)

@@ -53,7 +53,7 @@ def _car(rng: np.random.Generator) -> Mesh:
     )
     roof = tube(
         [[0, height + 0.03, 0], [0, height + 0.02, 0], [0, height - 0.07, 0]],
-        [[0.1, 0.1], [length * 0.22, 0.54], [length * 0.255, 0.63]],
+        [[0.01, 0.01], [length * 0.22, 0.54], [length * 0.255, 0.63]],
         PAINT,
         16,
         squareness=1.0,
@@ -67,7 +67,7 @@ def _car(rng: np.random.Generator) -> Mesh:
     )
     wheels = [
         tube(
-            [[x, 0.31, side * 0.72], [x, 0.31, side * 0.92], [x, 0.31, side * 0.93]],
+            np.array([[x, 0.31, side * 0.72], [x, 0.31, side * 0.92], [x, 0.31, side * 0.93]]),
             [[0.31, 0.31], [0.31, 0.31], [0.05, 0.05]],
             DARK,
             12,
@@ -224,6 +224,7 @@ def thing_colour(thing: Thing, material: int, uv: Floats) -> Floats:
     speckle = 1 + 0.1 * np.sin(37 * uv[:, 0] + thing.seed) * np.sin(41 * uv[:, 1] + 3 * np.sin(11 * uv[:, 0]))
     if material in fixed:
         colour = np.repeat(np.array(fixed[material], np.float32)[None], count, 0)
+        speckle = np.ones_like(speckle)
     elif material == LEAF:
         green = np.array([0.05, 0.11, 0.03], np.float32) * (0.6 + (thing.seed % 1))
         colour = green * (0.45 + 1.3 * (uv[:, 0] % 1))[:, None]
@@ -242,4 +243,5 @@ def thing_colour(thing: Thing, material: int, uv: Floats) -> Floats:
         colour = colour * np.where((uv[:, 1] + 10) % 0.6 < 0.02, 0.7, 1.0)[:, None]
     else:
         colour = np.repeat(first[None], count, 0)
+        speckle = np.ones_like(speckle)
     return np.asarray((colour * speckle[:, None]).astype(np.float32), np.float32)

@@ -75,7 +75,7 @@ class Person:
     upper: Upper
     lower: Lower
     shoe: Colour
-    sole: Colour
+    sock: Colour | None  # None shows the ankle
     boot_m: float
     bag: str
     bag_cloth: Cloth
@@ -97,7 +97,7 @@ def draw_person(seed: int, identity: int, kind: str = "person") -> Person:
         else [0.07, 0.3, 0.33, 0.21, 0.02, 0.02, 0.02, 0.01, 0.02]
     )
     bag = str(rng.choice(BAGS, p=[0.36, 0.24, 0.12 if feminine else 0.03, 0.12, 0.07, 0.09 if feminine else 0.18]))
-    white_sole = rng.random() < 0.5
+    socks = rng.random() < 0.7
     shoe = palette.shoe(rng)
     return Person(
         identity=identity,
@@ -108,7 +108,7 @@ def draw_person(seed: int, identity: int, kind: str = "person") -> Person:
         upper=upper,
         lower=lower,
         shoe=shoe,
-        sole=(0.7, 0.7, 0.68) if white_sole else (shoe[0] * 0.5, shoe[1] * 0.5, shoe[2] * 0.5),
+        sock=((0.65, 0.65, 0.63) if rng.random() < 0.5 else (0.03, 0.03, 0.035)) if socks else None,
         boot_m=float(rng.uniform(0.15, 0.3)) if feminine and rng.random() < 0.2 else 0.0,
         bag=bag,
         bag_cloth=draw_cloth(rng, palette.contrast(rng), 0.3),

@@ -35,8 +35,8 @@ def shade(mesh: Mesh, visible: Visible, colour_of: ColourOf, light: Light, folds
     rows, columns = visible.shape
     corners = mesh.triangles[visible.triangle]
     weights = visible.weights
-    uv = _blend(mesh.uv, corners, weights)
-    normals = _blend(mesh.normals, corners, weights)
+    mixed = _blend(np.concatenate([mesh.normals, mesh.uv], axis=1), corners, weights)
+    normals, uv = mixed[:, :3], mixed[:, 3:]
     lit = _light(normals, uv, light, folds)
     lit *= _corner_shade(visible)[:, None]
     colour = np.empty((len(visible.pixel), 3), np.float32)

@@ -39,6 +39,8 @@ def person_colour(person: Person, material: int, uv: Floats) -> Floats:
         return _flat(person.shoe, along)
     if material == m.BAG_STRAP:
         return _flat(person.bag_cloth.base, along) * np.float32(0.8)
+    if material == m.SOCK:
+        return _flat(person.skin if person.sock is None else person.sock, along)
     if material == m.HAT:
         return _flat(person.upper.cloth.base if person.hat == "hood" else person.hat_colour, along)
     return _flat(person.skin, along)

@@ -62,7 +62,7 @@ class Walk:
 
 def draw_walk(rng: np.random.Generator, track: int, person: Person, camera: Camera, start_s: float) -> Walk:
     """Draw a walk that crosses the view from one side to the other, or comes up or goes away slantwise."""
-    near, far = camera.near_m + 0.4, camera.far_m - 0.4
+    near, far = camera.near_m + 1.3, camera.far_m - 0.2
     first, second = rng.uniform(near, far, 2)
     side = float(rng.choice([-1, 1]))
     edge = [1.12, 1.12]
