@@ -1,7 +1,8 @@
 """The record that leaves the box: one person in one frame, and who that is.
 
 An event is one line of JSON. Numbers are rounded when the event is made, so what is written and read back is equal to
-what was made. NaN and infinity are not JSON: where a number may be missing they become null, elsewhere they are refused.
+what was made. NaN is not JSON: where a number may be missing it becomes null, elsewhere it is refused, as infinity is
+everywhere.
 """
 
 import json
@@ -33,7 +34,13 @@ Milliseconds = Annotated[float, AfterValidator(lambda value: round(value, 3))]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        populate_by_name=True,
+        json_schema_serialization_defaults_required=True,  # a line always carries its schema
+    )
 
 
 class Neighbour(_Record):

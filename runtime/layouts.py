@@ -61,19 +61,24 @@ class Layout:
 
 
 def recognise(output: tuple[int, ...], height: int, width: int) -> tuple[Layout, Grid] | None:
-    """Tell the layout of an output shape for a detector with this input size; None if it fits neither."""
+    """Tell the layout of an output shape for a detector with this input size.
+
+    Returns:
+        None if the shape fits neither, or (of inputs below 100 pixels) fits both.
+    """
     if len(output) != 3 or output[0] != 1:
         return None
+    found = []
     for strides in PYRAMIDS:
         if height % strides[-1] or width % strides[-1]:
             continue
         grid = grid_of(height, width, strides)
         count = len(grid.cells)
         if output[1] == count and output[2] > 5:
-            return YOLOX, grid
+            found.append((YOLOX, grid))
         if output[2] == count and output[1] > 4:
-            return YOLOV8, grid
-    return None
+            found.append((YOLOV8, grid))
+    return found[0] if len(found) == 1 else None
 
 
 def grid_of(height: int, width: int, strides: tuple[int, ...]) -> Grid:
