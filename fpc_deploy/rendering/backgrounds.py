@@ -17,7 +17,7 @@ def paint_background(camera: Camera) -> Floats:
     rng = generator(camera.seed, "background", camera.number)
     rays = camera.viewpoint.rays()
     height = np.float32(camera.viewpoint.height_m)
-    wall_z = np.float32(camera.far_m + rng.uniform(0.8, 4.0))
+    wall_z = np.float32(camera.far_m + rng.uniform(2.6, 5.0))
     half_width = np.float32(rng.uniform(4.5, 9.0))
     picture = np.empty((FRAME_HEIGHT, FRAME_WIDTH, 3), np.float32)
     down = np.where(rays[..., 1] < -1e-3, -height / np.minimum(rays[..., 1], -1e-3), np.float32(1e4))
@@ -172,8 +172,13 @@ def _openings(colour: Floats, u: Floats, v: Floats, seed: float, rng: np.random.
     inside = ((u / pitch) % 1 < width) & (v > low) & (v < high)
     pane = _cell(u / pitch, np.zeros_like(u), seed)
     fill = palette_[(pane * 12).astype(np.int32) % 12]
-    shapes = np.sin(u * rng.uniform(3, 9) + 2 * np.sin(3 * v)) * np.sin(v * rng.uniform(4, 11) + pane * 9)
-    mixed = np.where((shapes > 0.2)[:, None], fill, fill * 0.35 + 0.08)
+    goods = _shelves(colour, u, v - low, seed, rng)  # a shop's display, dim behind the glass
+    block = _cell(u / (0.2 + 0.3 * pane), v / (0.12 + 0.3 * pane), seed + 3)
+    poster = fill * (0.35 + 0.65 * (block > 0.55))[:, None] + 0.05 * (block < 0.2)[:, None]
+    sheen = 0.04 + 0.12 * np.clip((v - low) / (high - low), 0, 1) + 0.08 * (np.sin(1.1 * u + 2.5 * v) > 0.6)
+    glass = np.repeat(sheen[:, None], 3, 1) * np.array([0.9, 1.0, 1.1], np.float32)
+    choice = (pane * 7.3) % 1
+    mixed = np.where((choice < 0.4)[:, None], glass, np.where((choice < 0.7)[:, None], poster, 0.6 * goods + 0.4 * glass))
     result = np.where(inside[:, None], mixed, colour)
     skirting = v < 0.14
     result[skirting] *= 0.55

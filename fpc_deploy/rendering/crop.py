@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from fpc_deploy.rendering.arrays import Bytes, Floats, Mask, linear_image
-from fpc_deploy.rendering.backgrounds import paint_background
 from fpc_deploy.rendering.cameras import Camera
 from fpc_deploy.rendering.figure import Figure, draw, stand
+from fpc_deploy.rendering.furnishing import furnished_scene
 from fpc_deploy.rendering.hiding import hide
 from fpc_deploy.rendering.people import Person, draw_person
 from fpc_deploy.rendering.pose import Pose, draw_pose
@@ -58,8 +58,8 @@ class Crop:
 
 @lru_cache(maxsize=32)
 def _scene(camera: Camera) -> Image.Image:
-    """Return the camera's empty scene as display bytes; painted once per process."""
-    light = paint_background(camera)
+    """Return the camera's scene without walkers as display bytes; painted once per process."""
+    light = furnished_scene(camera)
     return Image.fromarray((np.clip(light, 0, 1) ** (1 / 2.2) * 255 + 0.5).astype(np.uint8))
 
 

@@ -118,7 +118,7 @@ def _window(figure: Figure) -> Window | None:
     left, top, right, bottom = figure.box
     reach = 0.9 * (bottom - top)
     low_x, high_x = max(0, math.floor(left - reach)), min(FRAME_WIDTH, math.ceil(right + reach))
-    low_y, high_y = max(0, math.floor(top - 4)), min(FRAME_HEIGHT, math.ceil(bottom + reach * 0.3))
+    low_y, high_y = max(0, math.floor(top - 4)), min(FRAME_HEIGHT, math.ceil(bottom + reach * 0.8))
     if high_x - low_x < 8 or high_y - low_y < 8:
         return None
     rows, columns = high_y - low_y, high_x - low_x
@@ -142,7 +142,7 @@ def _props(stage: Stage) -> list[_Piece]:
     pieces = []
     for side in (-1, 1):
         thing = draw_thing(rng, camera.indoor)
-        while thing.kind in ("umbrella", "corner"):  # held by somebody, or hiding half the scene
+        while thing.kind in ("umbrella", "corner", "car"):  # held by somebody, or hiding half the scene
             thing = draw_thing(rng, camera.indoor)
         # Nobody walks so near to the lens, so nobody walks through a prop.
         distance = float(rng.uniform(camera.near_m - 0.6, camera.near_m))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fpc_deploy.rendering import palette
-from fpc_deploy.rendering.arrays import Colour, Floats
+from fpc_deploy.rendering.arrays import Colour, Floats, Mask
 from fpc_deploy.rendering.mesh import Mesh, ball, box, join, leaves, tube, turn
 
 PAINT, GLASS, DARK, LEAF, GOODS, METAL, PANEL, WALL, CARTON = range(9)
@@ -216,6 +216,19 @@ _OUTDOOR_NAMES = ("car", "bush", "pole", "sign", "rack", "bin", "corner", "umbre
 _OUTDOOR_SHARES = (0.24, 0.16, 0.09, 0.12, 0.08, 0.08, 0.08, 0.05, 0.04, 0.06)
 
 
+def _print(seed: float, uv: Floats) -> Mask:
+    """Return where the second colour of a panel's print is (N,): blank, a band, lines of text, or a picture."""
+    u, v, style = uv[:, 0], uv[:, 1], int(seed * 7) % 4
+    if style == 0:
+        return np.zeros(len(u), np.bool_)
+    if style == 1:
+        return np.abs(v - 0.1 * np.sin(seed)) < 0.08
+    if style == 2:
+        line = np.floor(v / 0.07)
+        return ((v / 0.07) % 1 < 0.45) & (np.abs(u) < 0.16 + 0.07 * np.sin(line * 7.1 + seed))
+    return np.sin(9 * u + seed) * np.sin(13 * v + 2 * np.sin(5 * u)) > 0.25
+
+
 def thing_colour(thing: Thing, material: int, uv: Floats) -> Floats:
     """Return the colour (N, 3) of a material of `thing` at texture coordinates (N, 2)."""
     count = len(uv)
@@ -229,8 +242,7 @@ def thing_colour(thing: Thing, material: int, uv: Floats) -> Floats:
         green = np.array([0.05, 0.11, 0.03], np.float32) * (0.6 + (thing.seed % 1))
         colour = green * (0.45 + 1.3 * (uv[:, 0] % 1))[:, None]
     elif material == PANEL:
-        shapes = np.sin(9 * uv[:, 0] + thing.seed) * np.sin(13 * uv[:, 1] + 2 * np.sin(5 * uv[:, 0]))
-        colour = np.where((shapes > 0.25)[:, None], second, first)
+        colour = np.where(_print(thing.seed, uv)[:, None], second, first)
     elif material == GOODS:
         shade = np.sin(np.floor(uv[:, :1] * 40 + thing.seed) * [[1.3, 2.1, 3.7]]) * 0.2 + 0.8
         label = (np.abs(uv[:, 1]) < 0.05)[:, None]
