@@ -4,11 +4,13 @@ import difflib
 import hashlib
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import timm
 import torch
 from torch import Tensor
 
@@ -29,6 +31,9 @@ UNUSED = re.compile(
 # published FPC and TransReID configs.
 IMAGE_SIZES = ((256, 128), (384, 128), (384, 192), (128, 64), (224, 224), (384, 384))
 STRIDES = (11, 12, 14, 16, 8)
+SIZE_LIMITS = {"embed_dim": 4096, "depth": 64, "heads": 64, "mlp_ratio": 16, "height": 4096, "width": 4096}
+SIZE_LIMITS |= {"patch_size": 64, "stride": 64, "cameras": 100_000}
+"""Beyond any ViT in use: larger numbers come from a damaged or hostile file."""
 HEAD_WIDTH = 64
 """Width of one attention head in every published ViT and DeiT (tiny 192/3, small 384/6, base 768/12)."""
 BACKBONES = {192: "vit_tiny_patch16_224", 384: "vit_small_patch16_224", 768: "vit_base_patch16_224"}
@@ -97,7 +102,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file: give the path of a checkpoint (.pth, .pt)")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on odd pickles torch warns before it refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors (or is no checkpoint), and loading it could run code: "
@@ -153,7 +160,7 @@ def _rename(path: Path, state: State) -> tuple[SourceFormat, State, list[str]]:
         prefixes |= {"head.block.": f"base.blocks.{last}.", "head.norm.": "base.norm."}
     renamed, unused, strange = {}, [], []
     for key, value in state.items():
-        target = next((ours + key[len(theirs) :] for ours, theirs in prefixes.items() if key.startswith(theirs)), None)
+        target = next((ours + key[len(theirs) :] for ours, theirs in prefixes.items() if _names(theirs, key)), None)
         if target is None and (match := re.match(r"base\.(blocks\.(\d+)\..*)", key)) and int(match[2]) < last:
             target = match[1]
         if UNUSED.fullmatch(key) or (own_head and key.startswith((f"base.blocks.{last}.", "base.norm."))):
@@ -166,6 +173,11 @@ def _rename(path: Path, state: State) -> tuple[SourceFormat, State, list[str]]:
         known = [key for key in state if key not in strange] + [theirs + "weight" for theirs in prefixes.values()]
         raise CheckpointError(f"{path} has parameters that fit nothing: {_with_nearest(strange, known)}")
     return source, renamed, unused
+
+
+def _names(prefix: str, key: str) -> bool:
+    """Whether `key` is what `prefix` stands for: a part of it where it ends in a dot, else the very same."""
+    return key.startswith(prefix) if prefix.endswith(".") else key == prefix
 
 
 def _find_config(path: Path, state: State, geometry: Geometry) -> ModelConfig:
@@ -191,6 +203,24 @@ def _find_config(path: Path, state: State, geometry: Geometry) -> ModelConfig:
     )
 
 
+def _check_config(path: Path, config: ModelConfig) -> None:
+    """Refuse a configuration that names no timm ViT or whose sizes are absurd: it may come from a hostile file."""
+    # only timm's own names: "hf-hub:..." would make it fetch a configuration from elsewhere
+    if config.backbone not in timm.list_models("vit_*"):
+        near = difflib.get_close_matches(config.backbone, timm.list_models("vit_*"), n=1)
+        raise CheckpointError(f"{path}: {config.backbone!r} is no timm ViT{f' (nearest: {near[0]})' if near else ''}")
+    for name, most in SIZE_LIMITS.items():
+        value = getattr(config, name)
+        if not isinstance(value, int | float) or not (name == "cameras" or value > 0) or not 0 <= value <= most:
+            raise CheckpointError(f"{path}: {name} is {value!r}, it must be a number up to {most}")
+    if config.embed_dim % config.heads:
+        raise CheckpointError(
+            f"{path}: width {config.embed_dim} does not divide into {config.heads} heads: give --heads"
+        )
+    if config.patches < 1:
+        raise CheckpointError(f"{path}: a {config.height}x{config.width} crop holds no patch of {config.patch_size}")
+
+
 def _find_geometry(path: Path, patches: int, patch: int, geometry: Geometry) -> tuple[tuple[int, int], int]:
     sizes = (geometry.image_size,) if geometry.image_size else IMAGE_SIZES
     for size in sizes:
@@ -207,6 +237,7 @@ def _find_geometry(path: Path, patches: int, patch: int, geometry: Geometry) -> 
 
 def _fill(path: Path, config: ModelConfig, state: State, *, has_decoder: bool, original: dict[str, str]) -> FPCModel:
     """Build the model and load `state`; every missing, strange or misshapen name goes into one error."""
+    _check_config(path, config)
     model = FPCModel(config, has_decoder=has_decoder)
     expected = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
 
@@ -242,9 +273,10 @@ def _load_own(path: Path, content: dict[str, Any]) -> LoadedModel:
     names = {field.name for field in fields(ModelConfig)}
     if not isinstance(state, dict) or not isinstance(settings, dict) or set(settings) != names:
         raise CheckpointError(f"{path} is a damaged fpc-deploy checkpoint: its config or model is missing")
-    model = _fill(
-        path, ModelConfig(**settings), state, has_decoder=any(k.startswith("decoder.") for k in state), original={}
-    )
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        raise CheckpointError(f"{path} is a damaged fpc-deploy checkpoint: its model holds more than tensors")
+    has_decoder = any(key.startswith("decoder.") for key in state)
+    model = _fill(path, ModelConfig(**settings), state, has_decoder=has_decoder, original={})
     return LoadedModel(model, "fpc-deploy", hash_parameters(model.state_dict()), ())
 
 
