@@ -14,9 +14,7 @@ from runtime.detections import NO_TRACK
 from runtime.detector import MAX_PEOPLE, Detector
 from runtime.errors import DetectorError, EngineError
 from runtime.layouts import grid_of
-from runtime.letterbox import centre_letterbox, corner_letterbox, fit
 from runtime.sources import Frame, open_frames
-from runtime.suppression import intersection_over_union, suppress
 from tests.paths import VIDEO, YOLOX_NANO
 
 Shape = tuple[int | str | None, ...]
@@ -249,29 +247,3 @@ def test_a_frame_full_of_boxes_is_bounded(tmp_path: Path) -> None:
         np.zeros((640, 640, 3), np.uint8)
     )
     assert len(found) == MAX_PEOPLE
-
-
-def test_letterboxes_fill_with_grey_where_their_family_does() -> None:
-    image = np.full((100, 200, 3), 255, np.uint8)
-    corner = fit(image, corner_letterbox((100, 200), (64, 64)), (64, 64))
-    centre = fit(image, centre_letterbox((100, 200), (64, 64)), (64, 64))
-    assert np.unique(corner[:32]).tolist() == np.unique(centre[16:48]).tolist() == [255]
-    assert np.unique(corner[32:]).tolist() == np.unique(np.delete(centre, slice(16, 48), axis=0)).tolist() == [114]
-
-
-def test_shrinking_blends_the_four_neighbours_only() -> None:
-    column = np.arange(0, 250, 10, dtype=np.uint8)[:24]
-    image = np.repeat(np.tile(column, (24, 1))[:, :, None], 3, axis=2)
-    shrunk = fit(image, corner_letterbox((24, 24), (8, 8)), (8, 8))
-    # Output pixel i looks at 3 * (i + 0.5) - 0.5 = 3 i + 1: the middle one of three, not their mean of 5.
-    np.testing.assert_array_equal(shrunk[0, :, 0], column[1::3])
-    image[:, 0::3] = 255
-    assert fit(image, corner_letterbox((24, 24), (8, 8)), (8, 8))[0, 0, 0] == column[1]
-
-
-def test_suppression() -> None:
-    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 10, 4], [20, 20, 30, 30], [2, 0, 12, 10]], np.float32)
-    overlap = intersection_over_union(boxes)
-    np.testing.assert_allclose(overlap[0], [1, 9 / 11, 0.4, 0, 8 / 12], rtol=1e-6)
-    assert suppress(boxes, np.array([0.8, 0.9, 0.7, 0.6, 0.5], np.float32), 0.45).tolist() == [1, 2, 3]
-    assert suppress(boxes[:0], np.zeros(0, np.float32), 0.45).tolist() == []
