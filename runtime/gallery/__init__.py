@@ -1,4 +1,4 @@
-"""A gallery of known people: durable, searchable, erasable. `Gallery` is the embedded one; `GalleryReader` the protocol."""
+"""A gallery of known people: durable, searchable, erasable. `GalleryReader` is the protocol, `Gallery` the default."""
 
 from runtime.gallery.gallery import Gallery
 from runtime.gallery.protocol import Candidates, Entry, GalleryReader, Tokens

@@ -1,5 +1,7 @@
-"""The audit log: who asked for what, when, of how many entries, and why. It outlives the entries it speaks of, so it
-holds neither an image nor a vector, and no name of an identity that is no longer in the gallery.
+"""The audit log: who asked for what, when, of how many entries, and why.
+
+It outlives the entries it speaks of, so it holds neither an image nor a vector, and no name of an identity that is no
+longer in the gallery.
 """
 
 import getpass

@@ -1,9 +1,9 @@
 """The SQLite database of a gallery: the truth about which entries there are and where their records lie.
 
-Every row carries a seal, a CRC-32 over its content, and `head` carries the number of live entries and the sum of their
-seals: a flipped bit in a row, and a row that vanished or came back, are both seen. Beside the database lies a note of the
-last change (`head`, 32 bytes), written after each commit: SQLite drops damaged WAL frames, and with them committed
-changes, without a word; the note is what tells.
+Every row carries a seal, a CRC-32 over its content, and `head` carries the number of live entries and the sum of
+their seals: a flipped bit in a row, and a row that vanished or came back, are both seen. Beside the database lies a
+note of the last change (`head`, 32 bytes), written after each commit: SQLite drops damaged WAL frames, and with them
+committed changes, without a word; the note is what tells.
 """
 
 import contextlib

@@ -66,6 +66,7 @@ class Follower:
         catalogue: a connection to its database.
         layout: shape of its records.
         settings: how old the view may be, and when HNSW is used.
+        salvage: go on in spite of rows that are gone.
 
     Attributes:
         current: the newest snapshot.
@@ -75,11 +76,12 @@ class Follower:
         damaged: ids of entries left out because they are damaged, and why.
     """
 
-    def __init__(self, folder: Path, catalogue: Catalogue, layout: Layout, settings: Settings) -> None:
+    def __init__(self, folder: Path, catalogue: Catalogue, layout: Layout, settings: Settings, salvage: bool) -> None:
         self.folder = folder
         self._catalogue = catalogue
         self.layout = layout
         self._settings = settings
+        self._salvage = salvage
         self.rows = Rows.of([])
         self.head = Head(change=-1)
         self.damaged: dict[int, str] = {}
@@ -112,11 +114,13 @@ class Follower:
         return snapshot
 
     def holding(self, ids: NDArray[np.int64]) -> Snapshot:
-        """The snapshot to read ids from: the current one, or the one before while it is in its grace."""
+        """The snapshot to read ids from: the current one, joined with the one before while that is in its grace."""
         current, previous = self.current, self._previous
-        if time.monotonic() - self._replaced_at <= _GRACE_SECONDS and not current.rows.find(ids)[1].all():
-            return previous
-        return current
+        if time.monotonic() - self._replaced_at > _GRACE_SECONDS or current.rows.find(ids)[1].all():
+            return current
+        segments = {**previous.segments, **current.segments}
+        rows = previous.rows.with_rows(current.rows).without(self.damaged)
+        return Snapshot(rows, segments, {}, self.layout, self.quarantine)
 
     def follow(self) -> bool:
         """Bring the snapshot up to date; return whether the entries changed.
@@ -234,7 +238,12 @@ class Follower:
 
     def _read_all(self, head: Head) -> None:
         reading: Reading = read_rows(self._catalogue)
-        check_total(self._catalogue, reading, head)
+        try:
+            check_total(self._catalogue, reading, head)
+        except GalleryError as error:
+            if not self._salvage:
+                raise
+            log.error("%s", error)
         self.removals += 1
         self.rows = reading.rows
         self._note_damage(reading.damaged, "its row in the database does not match its checksum")

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sqlite3
+import threading
 import time
 import types
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,9 +46,9 @@ _FEWEST_SEGMENT_ENTRIES, _MOST_SEGMENT_ENTRIES = 64, 65_536
 class Gallery:
     """A gallery on disk, open for reading and, where asked, for writing. Implements `GalleryReader`.
 
-    Any number of processes read while one writes. Queries see one snapshot from start to end; `search` and `rank` follow
-    the writer by themselves, so that no answer comes from a view older than `settings.refresh_seconds`. Make one with
-    `create` or `open`, and use it as a context manager, or `close` it.
+    Any number of processes read while one writes. Queries see one snapshot from start to end; `search` and `rank`
+    follow the writer by themselves, so that no answer comes from a view older than `settings.refresh_seconds`. Make one
+    with `create` or `open`, and use it as a context manager, or `close` it.
 
     Attributes:
         folder: where it lies.
@@ -57,7 +58,7 @@ class Gallery:
     """
 
     def __init__(
-        self, folder: Path, catalogue: Catalogue, settings: Settings, lock: FileLock | None, disk: Disk
+        self, folder: Path, catalogue: Catalogue, settings: Settings, lock: FileLock | None, disk: Disk, salvage: bool
     ) -> None:
         self.folder = folder
         self.settings = settings
@@ -67,7 +68,8 @@ class Gallery:
         self._reading = Catalogue(folder, writable=False, disk=disk)
         self._lock = lock
         self._writer = Writer(folder, catalogue, self.layout, disk) if lock else None
-        self._follower = Follower(folder, self._reading, self.layout, settings)
+        self._follower = Follower(folder, self._reading, self.layout, settings, salvage)
+        self._hashing = threading.Lock()  # `holder_of` is asked by the threads that decode images
         self._hashes: dict[str, tuple[int, str]] = {}
         self._hashed_change = -1
 
@@ -156,7 +158,7 @@ class Gallery:
                 undo.callback(lock.release)
             catalogue = Catalogue(folder, writable=writable, disk=disk or Disk())
             undo.callback(catalogue.close)
-            gallery = cls(folder, catalogue, settings, lock, disk or Disk())
+            gallery = cls(folder, catalogue, settings, lock, disk or Disk(), salvage)
             undo.callback(gallery._reading.close)
             if binding is not None and (differences := gallery.binding.differences(binding)):
                 raise GalleryMismatchError(
@@ -196,7 +198,7 @@ class Gallery:
         return len(self._follower.current)
 
     def search(self, cls: NDArray[np.float32], count: int) -> Candidates:
-        """Find the `count` entries nearest to each of (B, D) [cls] tokens by cosine of [cls]; all where there are fewer.
+        """Find the `count` entries nearest to each of (B, D) [cls] tokens by their cosine, or all that there are.
 
         Raises:
             GalleryError: the gallery is empty, or a query is of another shape, zero or not finite.
@@ -226,6 +228,10 @@ class Gallery:
         """
         return self._follower.holding(np.asarray(ids, np.int64)).entries(ids)
 
+    def holder_of(self, content_hash: str) -> tuple[int, str] | None:
+        """Id and identity of the entry with this content hash, or None."""
+        return self._known_hashes().get(content_hash)
+
     def snapshot(self) -> Snapshot:
         """The gallery as it is now, not older than `settings.refresh_seconds`; it does not change any more.
 
@@ -246,7 +252,7 @@ class Gallery:
             return self._follower.follow()
 
     def warm_up(self) -> None:
-        """Load HNSW now; without it, searches are exact (and slower on a large gallery) until it is loaded behind them."""
+        """Load HNSW now; otherwise searches of a large gallery are exact, and slower, until a thread has loaded it."""
         with reported(self.folder):
             self._follower.load_graphs()
 
@@ -431,14 +437,15 @@ class Gallery:
 
     def _known_hashes(self) -> dict[str, tuple[int, str]]:
         """Content hash of each entry, kept from one addition to the next."""
-        rows: Rows = self._follower.rows
-        if self._hashed_change != self._follower.removals:
-            self._hashes = {}
-            self._hashed_change = self._follower.removals
-        newer = len(self._hashes)  # entries are added at the end; a removal starts anew
-        for id_, text in zip(rows.ids[newer:].tolist(), rows.texts[newer:], strict=True):
-            self._hashes[text[4]] = (id_, text[0])
-        return self._hashes
+        with self._hashing:
+            rows: Rows = self._follower.rows
+            if self._hashed_change != self._follower.removals:
+                self._hashes = {}
+                self._hashed_change = self._follower.removals
+            newer = len(self._hashes)  # entries are added at the end; a removal starts anew
+            for id_, text in zip(rows.ids[newer:].tolist(), rows.texts[newer:], strict=True):
+                self._hashes[text[4]] = (id_, text[0])
+            return self._hashes
 
 
 @contextlib.contextmanager

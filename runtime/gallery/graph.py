@@ -7,6 +7,7 @@ from a folder that may be hostile, and hnswlib believes what it reads: every lin
 hnswlib itself is given the state that its own pickling takes (`Index(params=...)`).
 """
 
+import contextlib
 import json
 import struct
 from dataclasses import dataclass
@@ -55,15 +56,14 @@ class Graph:
             labels, _ = self.index.knn_query(queries, count)
         except RuntimeError:  # fewer than `count` reached: many removed entries, or a broken graph
             return None
-        return labels.astype(np.int64)
+        found: NDArray[np.int64] = labels.astype(np.int64)
+        return found
 
     def forget(self, ids: NDArray[np.int64]) -> None:
         """Make ids no longer an answer."""
         for id_ in ids[ids <= self.last_entry].tolist():
-            try:
+            with contextlib.suppress(RuntimeError):  # not in the graph, or marked already
                 self.index.mark_deleted(id_)
-            except RuntimeError:  # not in the graph, or marked already
-                continue
 
 
 def build(ids: NDArray[np.int64], units: NDArray[np.float32], change: int, settings: Settings) -> Graph:

@@ -108,7 +108,10 @@ def _import(gallery: "Gallery", path: Path, archive: zipfile.ZipFile, actor: str
 def _finish(gallery: "Gallery", results: list[AddResult]) -> AddResult:
     """One result of many; positions count through all batches."""
     gallery.fold()
-    added, duplicates, conflicts, at = [], [], [], 0
+    added: list[int] = []
+    duplicates: list[tuple[int, int]] = []
+    conflicts: list[int] = []
+    at = 0
     for result in results:
         added += result.added
         duplicates += [(at + position, id_) for position, id_ in result.duplicates]

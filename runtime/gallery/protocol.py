@@ -1,5 +1,7 @@
-"""What the runtime asks of a gallery. The embedded one (`runtime.gallery.Gallery`) is the default; a gallery that lives
-in a vector database would implement the same five methods and nothing else.
+"""What the runtime asks of a gallery.
+
+The embedded one (`runtime.gallery.Gallery`) is the default; a gallery that lives in a vector database would implement
+the same methods and nothing else.
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ SPACES: tuple[Space, ...] = ("cls", "descriptor")
 
 @dataclass(frozen=True)
 class Settings:
-    """How a gallery works; only `segment_entries` is remembered by it, the rest may differ from one opening to the next.
+    """How a gallery works; the size of segments is fixed when it is made, the rest may differ at each opening.
 
     Attributes:
         refresh_seconds: how old a reader's view may be when a query starts.

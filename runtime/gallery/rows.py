@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,8 +82,9 @@ class Rows:
         """Make columns of tuples in the order of `Row.values`, sorted by id."""
         texts = np.fromiter(((r[1], r[2], r[3], r[5], r[4]) for r in records), object, len(records))
         numbers = np.array([(r[0], r[7], r[8], r[9], r[10]) for r in records], np.int64).reshape(-1, 5)
+        ids, segment, slot, vector_crc, token_crc = np.ascontiguousarray(numbers.T)
         expires = np.array([np.inf if r[6] is None else r[6] for r in records], np.float64)
-        return cls(*(np.ascontiguousarray(column) for column in numbers.T), expires, texts)
+        return cls(ids, segment, slot, vector_crc, token_crc, expires, texts)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -108,7 +110,9 @@ class Rows:
     def with_rows(self, other: "Rows") -> "Rows":
         """These rows and `other`, which replaces those of the same id."""
         mine = self.without(other.ids.tolist())
-        columns = [np.concatenate(pair) for pair in zip(mine._columns(), other._columns(), strict=True)]
+        columns: list[NDArray[Any]] = [
+            np.concatenate(pair) for pair in zip(mine._columns(), other._columns(), strict=True)
+        ]
         joined = Rows(*columns)
         if len(mine) and len(other) and mine.ids[-1] > other.ids[0]:
             return joined.take(np.argsort(joined.ids))
@@ -157,16 +161,8 @@ class Rows:
             int(self.token_crc[position]),
         )
 
-    def _columns(self) -> tuple[NDArray[np.int64], ...]:
-        return (
-            self.ids,
-            self.segment,
-            self.slot,
-            self.vector_crc,
-            self.token_crc,
-            self.expires,  # type: ignore[return-value]
-            self.texts,
-        )
+    def _columns(self) -> tuple[NDArray[Any], ...]:
+        return (self.ids, self.segment, self.slot, self.vector_crc, self.token_crc, self.expires, self.texts)
 
 
 @dataclass(frozen=True)

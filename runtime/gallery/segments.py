@@ -1,9 +1,11 @@
-"""Segments: append-only pairs of data files, memory-mapped. `vectors-000001.bin` holds [cls] and descriptor of each
-entry as float32, `tokens-000001.bin` its patch tokens as float16; both by slot, with no header and no padding.
+"""Segments: append-only pairs of data files, memory-mapped.
+
+`vectors-000001.bin` holds [cls] and descriptor of each entry as float32, `tokens-000001.bin` its patch tokens as
+float16; both by slot, with no header and no padding.
 
 A record is checked against its CRC-32, which is seeded with the id of its entry so that a record in a wrong place fails
-too, when a process first touches it; the result is remembered. What rots after that, in the page cache's back, is left to
-`verify`.
+too, when a process first touches it; the result is remembered. What rots after that, behind the page cache's back, is
+left to `verify`.
 """
 
 import mmap
@@ -97,7 +99,8 @@ class Segment:
             found = np.where(good, reciprocal_norms(records).T, 0)
             known[1, slots[part]] = found[1]
             known[0, slots[part]] = found[0]  # last: it is what another thread looks at
-        return known[SPACES.index(space), slots]
+        scales: NDArray[np.float32] = known[SPACES.index(space), slots]
+        return scales
 
     def tokens(
         self, slots: NDArray[np.int64], ids: NDArray[np.int64], crcs: NDArray[np.int64], out: NDArray[np.float16]

@@ -230,7 +230,7 @@ class Snapshot:
             self._damaged(self.rows.ids[positions[~good]].tolist(), "its vectors do not match their checksum")
         wide = vectors.astype(np.float64)
         scores = (wide @ query) / np.sqrt(np.einsum("nd,nd->n", wide, wide) + (~good))
-        found = np.clip(scores, -1, 1).astype(np.float32)
+        found: NDArray[np.float32] = np.clip(scores, -1, 1).astype(np.float32)
         found[~good] = -np.inf
         return found
 

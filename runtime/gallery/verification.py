@@ -163,7 +163,7 @@ def _recall(folder: Path, catalogue: Catalogue, snapshot: Snapshot, queries: int
     """Share of the exact nearest entries that HNSW finds, for entries spread over the gallery, a little moved."""
     if not len(snapshot):
         return {}
-    found = {}
+    found: dict[str, float] = {}
     rng = np.random.default_rng(0)
     chosen = np.unique(np.linspace(0, len(snapshot) - 1, queries).astype(np.int64))
     for space, row in read_graph_rows(catalogue).items():

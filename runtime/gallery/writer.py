@@ -156,8 +156,9 @@ class Writer:
         if slot == 0:
             self.copy(number, [vectors.data.cast("B")], [tokens.data.cast("B")])
             return
-        for (path, size), piece in zip(self._files(number), (vectors, tokens), strict=False):
-            self.disk.store(path, slot * size, [piece.data.cast("B")])
+        pieces = [vectors.data.cast("B"), tokens.data.cast("B")]
+        for (path, size), piece in zip(self._files(number), pieces, strict=False):
+            self.disk.store(path, slot * size, [piece])
 
     def _files(self, number: int) -> list[tuple[Path, int]]:
         """Data files of a segment, and bytes of a record in each."""
