@@ -22,6 +22,7 @@ def render(
     height: Annotated[int, typer.Option(help="Rows of a picture; it has half as many columns.")] = 128,
     video: Annotated[bool, typer.Option("--video", help="Film test people too, into OUT/video.")] = False,
     walkers: Annotated[int, typer.Option(help="Test people who walk through the clips.")] = 8,
+    rate: Annotated[int, typer.Option(help="Frames per second of the clips.")] = 10,
     workers: Annotated[int, typer.Option(help="Processes that draw; 0 takes one per processor.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")] = False,
 ) -> None:
@@ -38,7 +39,7 @@ def render(
     clips = None
     if video:
         people = tuple(plan.test_identities[:walkers])
-        clips = ClipPlan(people, (1, 2), tuple(range(3, cameras + 1)) or (1, 2), seed, height=height)
+        clips = ClipPlan(people, (1, 2), tuple(range(3, cameras + 1)) or (1, 2), seed, rate=rate, height=height)
         clips.check()
     processes = workers if workers > 0 else os.cpu_count() or 1
     with published(out, overwrite) as part, _bar() as bar:

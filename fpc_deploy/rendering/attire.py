@@ -141,10 +141,10 @@ def _bag(person: Person, pose: Pose, bones: Skeleton, rows: Floats) -> list[Mesh
         return [tube(leaned(line, bones), np.stack([half, deep], 1), materials.BAG, 12, squareness=0.8)]
     hip_side = float(rows[:, 1].max()) + person.upper.loose_m
     if person.bag == "crossbody":
-        place = bones.hip + [side * (hip_side + 0.02), 0.02 * tall, 0.02]
+        place = bones.hip + np.array([side * (hip_side + 0.02), 0.02 * tall, 0.02])
         return [box([0, 0, 0], [0.08, 0.19, 0.25], materials.BAG).placed(turn(0, 0.1), place)]
     if person.bag == "tote":
-        place = bones.hip + [side * (hip_side + 0.045), 0.13 * tall, 0.0]
+        place = bones.hip + np.array([side * (hip_side + 0.045), 0.13 * tall, 0.0])
         strap = tube(
             np.array([[side * 0.1 * tall, 0.335 * tall, 0.0], [side * (hip_side + 0.02), 0.2 * tall, 0.01]])
             + bones.hip,

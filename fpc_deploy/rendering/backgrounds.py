@@ -178,7 +178,9 @@ def _openings(colour: Floats, u: Floats, v: Floats, seed: float, rng: np.random.
     sheen = 0.04 + 0.12 * np.clip((v - low) / (high - low), 0, 1) + 0.08 * (np.sin(1.1 * u + 2.5 * v) > 0.6)
     glass = np.repeat(sheen[:, None], 3, 1) * np.array([0.9, 1.0, 1.1], np.float32)
     choice = (pane * 7.3) % 1
-    mixed = np.where((choice < 0.4)[:, None], glass, np.where((choice < 0.7)[:, None], poster, 0.6 * goods + 0.4 * glass))
+    mixed = np.where(
+        (choice < 0.4)[:, None], glass, np.where((choice < 0.7)[:, None], poster, 0.6 * goods + 0.4 * glass)
+    )
     result = np.where(inside[:, None], mixed, colour)
     skirting = v < 0.14
     result[skirting] *= 0.55

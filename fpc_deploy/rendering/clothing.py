@@ -87,4 +87,6 @@ def _share_of_second(cloth: Cloth, across: Floats, along: Floats) -> Floats:
     slow = np.sin(turns * 0.7 * across + 1.9 * wave_v) + np.sin(turns * 0.9 * along + 2.3 * wave_u + 1)
     if cloth.pattern == "camouflage":
         return np.asarray(np.clip(slow * 3, 0, 1), np.float32)
-    return np.asarray(0.25 + 0.12 * np.sin(7.3 * turns * across + 3 * slow) * np.sin(5.1 * turns * along), np.float32)  # melange
+    return np.asarray(
+        0.25 + 0.12 * np.sin(7.3 * turns * across + 3 * slow) * np.sin(5.1 * turns * along), np.float32
+    )  # melange

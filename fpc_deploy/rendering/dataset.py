@@ -1,7 +1,7 @@
 """Rendering a person data set in the layout of Market-1501, with the truth about every picture beside it."""
 
 import csv
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from multiprocessing import get_context
@@ -117,12 +117,5 @@ def _write_picture(folder: Path, height: int, picture: Picture) -> list[str]:
     crop = render_picture(picture, height)
     Image.fromarray(crop.image).save(folder / picture.folder / picture.name, "JPEG", quality=_JPEG_QUALITY)
     heading = f"{crop.heading * 57.29578:.1f}"
-    return [
-        picture.folder, picture.name, str(picture.identity), str(picture.camera), f"{crop.hidden:.4f}", crop.cover, heading,
-    ]  # fmt: skip
-
-
-def count_pictures(plan: DatasetPlan) -> int:
-    """Return how many pictures a plan holds."""
-    todo: Iterable[Picture] = pictures(plan)
-    return sum(1 for _ in todo)
+    numbers = [str(picture.identity), str(picture.camera), f"{crop.hidden:.4f}"]
+    return [picture.folder, picture.name, *numbers, crop.cover, heading]

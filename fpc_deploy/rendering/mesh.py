@@ -72,7 +72,7 @@ def _circle(segments: int) -> tuple[Floats, Floats, Floats]:
 
 
 def _rise(values: Floats) -> Floats:
-    """Return the difference to the next row, halved from the one before to the one after; as `np.gradient`, but fast."""
+    """Return what `np.gradient` does along the first axis, several times faster on few rows."""
     rise = np.empty_like(values)
     rise[1:-1] = (values[2:] - values[:-2]) * np.float32(0.5)
     rise[0], rise[-1] = values[1] - values[0], values[-1] - values[-2]

@@ -117,14 +117,14 @@ def _bush(rng: np.random.Generator) -> Mesh:
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     points *= rng.uniform(0.55, 1.0, (count, 1)) * [width, height / 2, width]
     points += [0, height / 2 + 0.05, 0]
-    core = ball([0, height / 2, 0], [width * 0.62, height * 0.42, width * 0.62], LEAF, 6, 8)
+    core = ball([0.0, height / 2, 0.0], [width * 0.62, height * 0.42, width * 0.62], LEAF, 6, 8)
     pot = tube([[0, 0.35, 0], [0, 0, 0]], [[0.26, 0.26], [0.2, 0.2]], PANEL, 10)
     return join([core, leaves(points.astype(np.float32), 0.085, LEAF, rng), pot])
 
 
 def _pole(rng: np.random.Generator) -> Mesh:
     radius = rng.uniform(0.1, 0.24)
-    return tube([[0, 4.5, 0], [0, 2, 0], [0, 0.5, 0], [0, 0, 0]], [[radius, radius]] * 4, WALL, 14)
+    return tube([[0, 4.5, 0], [0, 2, 0], [0, 0.5, 0], [0, 0, 0]], np.full((4, 2), radius), WALL, 14)
 
 
 def _sign(rng: np.random.Generator) -> Mesh:
@@ -222,11 +222,11 @@ def _print(seed: float, uv: Floats) -> Mask:
     if style == 0:
         return np.zeros(len(u), np.bool_)
     if style == 1:
-        return np.abs(v - 0.1 * np.sin(seed)) < 0.08
+        return np.asarray(np.abs(v - 0.1 * np.sin(seed)) < 0.08, np.bool_)
     if style == 2:
         line = np.floor(v / 0.07)
-        return ((v / 0.07) % 1 < 0.45) & (np.abs(u) < 0.16 + 0.07 * np.sin(line * 7.1 + seed))
-    return np.sin(9 * u + seed) * np.sin(13 * v + 2 * np.sin(5 * u)) > 0.25
+        return np.asarray(((v / 0.07) % 1 < 0.45) & (np.abs(u) < 0.16 + 0.07 * np.sin(line * 7.1 + seed)), np.bool_)
+    return np.asarray(np.sin(9 * u + seed) * np.sin(13 * v + 2 * np.sin(5 * u)) > 0.25, np.bool_)
 
 
 def thing_colour(thing: Thing, material: int, uv: Floats) -> Floats:

@@ -76,9 +76,7 @@ def _torso(person: Person, angle: Floats, along: Floats) -> Floats:
     return _straps(person, colour, across, along, front)
 
 
-def _straps(
-    person: Person, colour: Floats, across: Floats, along: Floats, front: Mask
-) -> Floats:
+def _straps(person: Person, colour: Floats, across: Floats, along: Floats, front: Mask) -> Floats:
     strap = np.array(person.bag_cloth.base, np.float32) * 0.75
     if person.bag == "backpack":
         colour[front & (np.abs(np.abs(across) - 0.095) < 0.022) & (along < 0.34)] = strap
