@@ -92,15 +92,26 @@ class JsonLines:
 
 def _open_for_appending(path: Path) -> int:
     try:
-        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except (OSError, ValueError) as error:
         raise FpcError(f"{path} cannot be opened for writing: {getattr(error, 'strerror', None) or error}") from error
-    status = os.fstat(file)
-    # A power cut may have left half a line behind; what follows must not grow onto it.
-    if stat.S_ISREG(status.st_mode) and status.st_size and os.pread(file, 1, status.st_size - 1) != b"\n":
-        log.warning("%s ends with half a line: it is left as it is, events follow on a new line", path)
-        os.write(file, b"\n")
+    try:
+        if _ends_in_half_a_line(path):
+            log.warning("%s ends with half a line: it is left as it is, events follow on a new line", path)
+            _append(file, b"\n")
+    except OSError as error:
+        os.close(file)
+        raise FpcError(f"{path} cannot be continued: {error.strerror or error}") from error
     return file
+
+
+def _ends_in_half_a_line(path: Path) -> bool:
+    """Whether a power cut left half a line behind; what follows must not grow onto it."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def _append(file: int, line: bytes) -> None:
