@@ -151,8 +151,18 @@ def _props(stage: Stage) -> list[_Piece]:
         screen, depth = camera.viewpoint.project(mesh.positions)
         visible = rasterise(screen, depth, mesh.triangles, (FRAME_HEIGHT, FRAME_WIDTH), both_sides=True)
         layer = shade(mesh, visible, partial(thing_colour, thing), camera.light, Folds(0.0, 0.0))
-        pieces.append(_Piece(distance, 0, 0, layer))
+        pieces.append(_trimmed(distance, layer))
     return pieces
+
+
+def _trimmed(distance_m: float, layer: Layer) -> _Piece:
+    """Cut a layer of the whole frame down to where it holds something."""
+    rows, columns = np.flatnonzero(layer.mask.any(axis=1)), np.flatnonzero(layer.mask.any(axis=0))
+    if not len(rows):
+        return _Piece(distance_m, 0, 0, Layer(layer.colour[:1, :1], layer.mask[:1, :1]))
+    top, left = int(rows[0]), int(columns[0])
+    place = slice(top, int(rows[-1]) + 1), slice(left, int(columns[-1]) + 1)
+    return _Piece(distance_m, top, left, Layer(layer.colour[place], layer.mask[place]))
 
 
 def _exposed(light: Floats, camera: Camera, window: Window) -> Bytes:
@@ -180,8 +190,9 @@ def _native_size(camera: Camera) -> tuple[int, int]:
 
 def _recorded(picture: Bytes, camera: Camera, noise: Floats, index: int) -> Bytes:
     """Carry a frame through lens and sensor."""
-    image = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(camera.sensor.blur_px))
-    image = image.resize(_native_size(camera), Image.Resampling.BOX)
+    size = _native_size(camera)
+    image = Image.fromarray(picture).resize(size, Image.Resampling.BOX)
+    image = image.filter(ImageFilter.GaussianBlur(camera.sensor.blur_px * size[0] / FRAME_WIDTH))
     shifted = np.roll(noise, (37 * index) % 211, axis=1)
     noisy = np.clip(np.asarray(image, np.float32) + shifted, 0, 255).astype(np.uint8)
-    return np.asarray(Image.fromarray(noisy).resize((FRAME_WIDTH, FRAME_HEIGHT), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(noisy).resize((FRAME_WIDTH, FRAME_HEIGHT), Image.Resampling.BILINEAR))

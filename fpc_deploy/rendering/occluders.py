@@ -118,13 +118,13 @@ def _bush(rng: np.random.Generator) -> Mesh:
     points *= rng.uniform(0.55, 1.0, (count, 1)) * [width, height / 2, width]
     points += [0, height / 2 + 0.05, 0]
     core = ball([0.0, height / 2, 0.0], [width * 0.62, height * 0.42, width * 0.62], LEAF, 6, 8)
-    pot = tube([[0, 0.35, 0], [0, 0, 0]], [[0.26, 0.26], [0.2, 0.2]], PANEL, 10)
+    pot = tube([[0.0, 0.35, 0.0], [0.0, 0.0, 0.0]], [[0.26, 0.26], [0.2, 0.2]], PANEL, 10)
     return join([core, leaves(points.astype(np.float32), 0.085, LEAF, rng), pot])
 
 
 def _pole(rng: np.random.Generator) -> Mesh:
     radius = rng.uniform(0.1, 0.24)
-    return tube([[0, 4.5, 0], [0, 2, 0], [0, 0.5, 0], [0, 0, 0]], np.full((4, 2), radius), WALL, 14)
+    return tube([[0.0, 4.5, 0.0], [0.0, 2.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.0]], np.full((4, 2), radius), WALL, 14)
 
 
 def _sign(rng: np.random.Generator) -> Mesh:

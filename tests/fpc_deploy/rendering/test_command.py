@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from fpc_deploy.cli import app, main
 
 
+@pytest.mark.slow
 def test_a_small_set_with_video(tmp_path: Path) -> None:
     out = tmp_path / "set"
     line = f"render {out} --identities 2 --cameras 2 --train-images 1 --gallery-images 1 --video --walkers 1 --rate 1"

@@ -54,7 +54,7 @@ def test_nothing_behind_the_lens_is_drawn() -> None:
 
 def test_shapes_are_wound_outwards() -> None:
     shapes = [
-        tube([[0, 1, 0], [0, 0.5, 0], [0, 0, 0]], np.full((3, 2), 0.1), 0),
+        tube([[0.0, 1.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.0]], np.full((3, 2), 0.1), 0),
         ball([0, 0, 0], [1, 2, 3], 0),
         box([1, 2, 3], [1, 2, 3], 0),
     ]
