@@ -9,8 +9,9 @@ The rules, by what a node does and not by its name:
 * scores that a TopK reads, LayerNormalization, softmax (the operator or spelt out), reductions and the residual stream
   stay in float32, and so do the graph's inputs and outputs.
 
-Converters that block operators by type (onnxconverter-common, onnxruntime.transformers.float16) cannot tell a residual
-addition from a bias, nor Sinkhorn's products from an encoder's: both turned everything between two blocked nodes to half.
+Ready converters (onnxconverter-common, onnxruntime.transformers.float16) keep nodes in float32 by operator or by name.
+An operator does not tell a residual addition from a bias, nor Sinkhorn's products from an encoder's, and a list of
+names would have to come from the rules above, which are most of this file.
 """
 
 from collections.abc import Iterable

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from fpc_deploy.commands import index
+from fpc_deploy.commands.build import build
 from fpc_deploy.commands.render import render
 from runtime.errors import FpcError
 
@@ -30,6 +31,7 @@ def options(verbose: bool = typer.Option(False, "--verbose", "-v", help="Log eve
     )
 
 
+app.command()(build)
 app.command()(render)
 app.add_typer(index.app, name="index")
 
