@@ -75,7 +75,7 @@ class Person:
     upper: Upper
     lower: Lower
     shoe: Colour
-    sock: Colour | None  # None shows the ankle
+    sock: Colour | None  # `None` shows the skin
     boot_m: float
     bag: str
     bag_cloth: Cloth

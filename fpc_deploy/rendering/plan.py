@@ -81,11 +81,13 @@ class Picture:
     @property
     def name(self) -> str:
         """File name as in Market-1501: identity, camera and sequence, frame, box."""
-        rng = generator(self.seed, "frame", *self.path)
-        # The leading digits keep names apart; the random ones stand for the time of the picture.
-        frame = (self.number + 1) * 10_000 + int(rng.integers(10_000))
+        frame = self.stranger
+        if not self.stranger:
+            # The leading digits keep names apart; the random ones stand for the time of the picture.
+            rng = generator(self.seed, "frame", *self.path)
+            frame = (self.number + 1) * 10_000 + int(rng.integers(10_000))
         label = f"{self.identity:04d}" if self.identity >= 0 else "-1"
-        return f"{label}_c{self.camera}s1_{frame:06d}_{self.stranger % 100:02d}.jpg"
+        return f"{label}_c{self.camera}s1_{frame:06d}_00.jpg"
 
     @property
     def path(self) -> tuple[int | str, ...]:
@@ -111,7 +113,7 @@ def pictures(plan: DatasetPlan) -> Iterator[Picture]:
             camera = 1 + index % plan.cameras
             occluded = 0.3 if extent is None else 1.0
             stranger = index + 1 if identity == DISTRACTOR else 50_001 + index
-            yield _picture(plan, GALLERY, identity, camera, index % 90, occluded, extent or _HEAVY, stranger)
+            yield _picture(plan, GALLERY, identity, camera, 0, occluded, extent or _HEAVY, stranger)
 
 
 def _picture(

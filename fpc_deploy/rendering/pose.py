@@ -20,7 +20,7 @@ class Pose:
         head_pitch: Nod, downwards.
         arm_swing: Swing of the shoulders.
         elbows: Bend of both elbows.
-        raise_right: Extra bend of one elbow, as when a phone is held.
+        shoulders: Extra swing of each, as when a phone is held.
         spread: Of the arms, sideways.
     """
 
@@ -65,7 +65,6 @@ class Skeleton:
         arms: Two (4, 3): shoulder, elbow, wrist, finger tips.
         hip: (3,) between the hips; the torso leans about it.
         lean: Of the torso, radians.
-        drop: How far the body sinks in mid-stride.
     """
 
     height: float

@@ -79,7 +79,7 @@ def test_queries_are_hidden_as_stated(rendered: Path) -> None:
 
 
 def test_names_stay_apart_in_a_large_plan() -> None:
-    plan = DatasetPlan(identities=60, cameras=6, seed=1, distractors=4, junk=2)
+    plan = DatasetPlan(identities=60, cameras=6, seed=1, distractors=100, junk=100)
     names = [(picture.folder, picture.name) for picture in pictures(plan)]
     assert len(names) == len(set(names))
 
