@@ -6,6 +6,7 @@ that was renamed, or put in the place of another, is noticed too. Hashes find da
 is machine code, and a bundle with engines is as trustworthy as whoever built it.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -130,7 +131,8 @@ def write_engine(folder: Path, identity: EngineIdentity, payload: bytes) -> Path
             file.write(payload)
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
         raise EngineError(f"cannot write {path}: {error}") from error
     return path
 

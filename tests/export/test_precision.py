@@ -133,7 +133,7 @@ def test_decoder_agrees_with_float32_and_masks_padding(
     found = half.run(inputs)["descriptor"]
     assert least_cosine(found, single.run(inputs)["descriptor"]) >= 0.9999
     cut = {name: value[1:, :2] for name, value in inputs.items()}
-    np.testing.assert_allclose(found[1:], half.run(cut)["descriptor"], atol=2e-3)
+    assert np.abs(found[1:].astype(np.float32) - half.run(cut)["descriptor"].astype(np.float32)).max() < 2e-3
 
 
 @pytest.mark.parametrize("value", [0, 255])

@@ -138,7 +138,7 @@ def test_a_damaged_file_is_never_deserialised(tmp_path: Path, damage: Callable[[
 
 def test_a_bundle_without_engines_says_how_to_build_them(tmp_path: Path) -> None:
     with pytest.raises(
-        EngineError, match="has no engine of decoder for Orin and tensorrt 10.3.0; build it: fpc-deploy"
+        EngineError, match=r"has no engine of decoder for Orin and tensorrt 10\.3\.0; build it: fpc-deploy"
     ):
         find_engine(tmp_path, wanted())
 
