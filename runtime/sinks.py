@@ -1,7 +1,9 @@
 """Where events go: a file of JSON lines, or standard output.
 
-Each line leaves in one write to a file opened for appending, so a process that is interrupted or killed leaves whole
-lines only, and two processes may share a file. A disk that fills up in the middle of a line gets that line taken back.
+Each line leaves in one write to a file opened for appending, so Ctrl-C leaves whole lines only, and two processes may
+share a file. A disk that fills up in the middle of a line gets that line taken back. What nobody can rule out is half a
+line at the very end after a power cut or SIGKILL (Linux may stop a dying process's write at a page boundary): the next
+run leaves it as it is and goes on with a new line.
 """
 
 import errno
@@ -9,6 +11,7 @@ import logging
 import os
 import stat
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -19,6 +22,9 @@ from runtime.events import Event
 log = logging.getLogger(__name__)
 
 STANDARD_OUTPUT = "standard output"
+
+# A thousand times what the write of one line takes.
+SETTLE_S = 0.1
 
 
 class Sink(Protocol):
@@ -107,11 +113,23 @@ def _open_for_appending(path: Path) -> int:
 
 def _ends_in_half_a_line(path: Path) -> bool:
     """Whether a power cut left half a line behind; what follows must not grow onto it."""
-    if not path.is_file() or path.stat().st_size == 0:
+    before = _size_of_torn_file(path)
+    if before is None:
         return False
+    time.sleep(SETTLE_S)  # it may be another process's line that is just being written
+    return _size_of_torn_file(path) == before
+
+
+def _size_of_torn_file(path: Path) -> int | None:
+    """Size in bytes of a file that ends in half a line; None for any other."""
+    if not path.is_file():
+        return None
     with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return None
+        file.seek(size - 1)
+        return None if file.read(1) == b"\n" else size
 
 
 def _append(file: int, line: bytes) -> None:
