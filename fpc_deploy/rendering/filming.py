@@ -16,7 +16,7 @@ from fpc_deploy.rendering.occluders import draw_thing, thing_colour
 from fpc_deploy.rendering.raster import rasterise
 from fpc_deploy.rendering.sensor import expose
 from fpc_deploy.rendering.shading import Folds, Layer, shade
-from fpc_deploy.rendering.shadows import cast_shadow
+from fpc_deploy.rendering.shadows import cast_shadow, fallen_points
 from fpc_deploy.rendering.viewpoint import FRAME_HEIGHT, FRAME_WIDTH, Window
 from fpc_deploy.rendering.walk import Walk
 
@@ -91,7 +91,7 @@ def _enact(
     light = ground.copy()
     pieces: list[tuple[_Piece, Figure]] = []
     for track, figure in present:
-        window = _window(figure)
+        window = _window(figure, camera)
         if window is None:
             continue
         piece = _Piece(
@@ -113,12 +113,15 @@ def _enact(
     return boxes
 
 
-def _window(figure: Figure) -> Window | None:
+def _window(figure: Figure, camera: Camera) -> Window | None:
     """Return the part of the frame that a figure and its shadow may touch, in whole pixels."""
     left, top, right, bottom = figure.box
-    reach = 0.9 * (bottom - top)
-    low_x, high_x = max(0, math.floor(left - reach)), min(FRAME_WIDTH, math.ceil(right + reach))
-    low_y, high_y = max(0, math.floor(top - 4)), min(FRAME_HEIGHT, math.ceil(bottom + reach * 0.8))
+    ground, _ = camera.viewpoint.project(fallen_points(figure.mesh.positions[::8], camera))
+    soft = 0.12 * (bottom - top)  # how far a shadow's soft edge reaches
+    left, right = min(left, float(ground[:, 0].min())) - soft, max(right, float(ground[:, 0].max())) + soft
+    top, bottom = min(top, float(ground[:, 1].min())) - soft / 4, max(bottom, float(ground[:, 1].max())) + soft
+    low_x, high_x = max(0, math.floor(left)), min(FRAME_WIDTH, math.ceil(right))
+    low_y, high_y = max(0, math.floor(top)), min(FRAME_HEIGHT, math.ceil(bottom))
     if high_x - low_x < 8 or high_y - low_y < 8:
         return None
     rows, columns = high_y - low_y, high_x - low_x

@@ -15,16 +15,22 @@ _POINTS = 260
 def cast_shadow(light: Floats, figure: Figure, camera: Camera, window: Window) -> Floats:
     """Darken the ground (rows, columns, 3) where the figure stands in the key light, and under its feet."""
     positions = figure.mesh.positions[:: max(1, len(figure.mesh.positions) // _POINTS)]
-    towards = camera.light.towards
-    fallen = positions.copy()
-    fallen[:, 0] -= positions[:, 1] * towards[0] / towards[1]
-    fallen[:, 2] -= positions[:, 1] * towards[2] / towards[1]
-    fallen[:, 1] = 0
+    fallen = fallen_points(positions, camera)
     feet = positions[positions[:, 1] < 0.12] * np.array([1, 0, 1], np.float32)
     soft = _stain(fallen, 0.055, 1.3, camera, window)
     contact = _stain(feet, 0.09, 2.2, camera, window) if len(feet) else np.zeros_like(soft)
     dark = 1 - camera.light.shadow * soft - 0.4 * contact
     return np.asarray(light * np.clip(dark, 0.25, 1)[..., None], np.float32)
+
+
+def fallen_points(positions: Floats, camera: Camera) -> Floats:
+    """Carry points (N, 3) along the key light down to the ground."""
+    towards = camera.light.towards
+    fallen = positions.copy()
+    fallen[:, 0] -= positions[:, 1] * towards[0] / towards[1]
+    fallen[:, 2] -= positions[:, 1] * towards[2] / towards[1]
+    fallen[:, 1] = 0
+    return fallen
 
 
 def _stain(points: Floats, radius_m: float, blur: float, camera: Camera, window: Window) -> Floats:
