@@ -13,8 +13,10 @@ from runtime.gallery.records import Layout, Space
 from runtime.gallery.rows import Rows
 from runtime.gallery.segments import Segment
 
-# Candidates taken beyond those asked for, before they are scored in float64: neither the rounding of a product in
-# float32 nor its blocking may decide which entries are the nearest.
+# A cosine from a product in float32 is this far off at most (seen: 3e-7 at 768 dimensions). Entries so near to the last
+# that was asked for are scored in float64 too: neither rounding nor blocking may decide which are the nearest.
+ROUNDING = 2e-6
+# The same for HNSW, which is asked for this many more.
 SPARE = 8
 # Asking for more than this share of a gallery is quicker by exact search than by HNSW.
 EXACT_SHARE = 0.05
@@ -158,14 +160,14 @@ class Snapshot:
         chosen = []
         for query, found in enumerate(labels):
             positions, known = self.rows.find(found)
-            extra = later[_top(scores[query], count + SPARE)]
+            extra = later[_top(scores[query], count)]
             chosen.append(np.concatenate([positions[known], extra]))
         return self._rescored(space, queries, chosen, count)
 
     def _exactly(self, space: Space, queries: NDArray[np.float64], count: int) -> Candidates:
         everything = np.arange(len(self.rows))
         scores = self._scan(space, queries, everything)
-        chosen = [_top(row, count + SPARE) for row in scores]
+        chosen = [_top(row, count) for row in scores]
         # Damaged entries score -inf and are dropped again by the rescoring, so there may be fewer than asked for.
         fewest = int(np.isfinite(scores).sum(axis=1).min())
         if fewest == 0:
@@ -236,7 +238,8 @@ class Snapshot:
 
 
 def _top(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Indices of the `count` largest scores, in no order."""
+    """Indices of the `count` largest scores, and of those that rounding cannot tell from the last; in no order."""
     if count >= len(scores):
         return np.arange(len(scores))
-    return np.argpartition(scores, len(scores) - count)[len(scores) - count :]
+    last = np.partition(scores, len(scores) - count)[len(scores) - count]
+    return np.flatnonzero(scores >= last - ROUNDING)

@@ -89,6 +89,8 @@ class Writer:
     def recover(self) -> None:
         """Delete and cut off what an interrupted writer left behind: nothing in the database names it."""
         segments = self.catalogue.segments()
+        if self.catalogue.read_note() is None:
+            self.catalogue.write_note(self.catalogue.head())
         self.disk.discard(self.leftovers())
         for number, slots in segments.items():
             for path, size in self._files(number):
@@ -154,10 +156,9 @@ class Writer:
     def _append(self, number: int, slot: int, vectors: NDArray[np.float32], tokens: NDArray[np.float16]) -> None:
         """Write records to a segment from `slot` on, and wait until they are on the disk."""
         if slot == 0:
-            self.copy(number, [vectors.data.cast("B")], [tokens.data.cast("B")])
+            self.copy(number, [vectors.data], [tokens.data])
             return
-        pieces = [vectors.data.cast("B"), tokens.data.cast("B")]
-        for (path, size), piece in zip(self._files(number), pieces, strict=False):
+        for (path, size), piece in zip(self._files(number), (vectors.data, tokens.data), strict=False):
             self.disk.store(path, slot * size, [piece])
 
     def _files(self, number: int) -> list[tuple[Path, int]]:
