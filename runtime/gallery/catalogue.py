@@ -256,7 +256,7 @@ def _connect(path: Path, writable: bool) -> sqlite3.Connection:
             )
             connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
             break
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             if connection is not None:
                 connection.close()
             connection, cause = None, error

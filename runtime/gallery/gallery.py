@@ -457,7 +457,7 @@ def reported(folder: Path) -> Iterator[None]:
         raise GalleryError(
             f"{folder}: {error.strerror or error}: nothing was changed by the step that failed"
         ) from error
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # sqlite3 stumbles over its own message on a damaged schema
         raise GalleryError(
             f"{folder}: its database fails ({error}); check the disk, then run `fpc-deploy index verify {folder}`"
         ) from error

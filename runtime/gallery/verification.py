@@ -1,5 +1,6 @@
 """Checks a whole gallery against its checksums and itself, and puts right what can be."""
 
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,7 +135,13 @@ def _repair(
     """Put right what can be; return the problems, marked, and the entries that had to go."""
     connection = writer.catalogue.connection
     if any("integrity check" in problem.what for problem in problems):
-        connection.execute("REINDEX")
+        try:
+            connection.execute("REINDEX")
+        except sqlite3.DatabaseError as error:
+            raise GalleryError(
+                f"{writer.catalogue.path} is damaged beyond repair ({error}): take out what can be read with "
+                "`fpc-deploy index export`, and import it into a new gallery"
+            ) from error
     ids = np.array(sorted({problem.entry for problem in problems if problem.entry is not None}), np.int64)
     in_graphs_only = {p.entry for p in problems if p.where == "graphs"}
     broken = [int(id_) for id_ in ids if id_ not in in_graphs_only]

@@ -1,6 +1,6 @@
 """A writer process for the crash test: changes a gallery at random until it is killed.
 
-Prints `begin OPERATION...` before a change and `done` once it is acknowledged, so that the parent knows what must be there.
+Prints `begin OPERATION...` before a change and `done` once it is acknowledged: so the parent knows what must be there.
 """
 
 import random

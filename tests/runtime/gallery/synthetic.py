@@ -80,9 +80,7 @@ def held(gallery: Gallery) -> set[int]:
     expected = images(numbers)
     np.testing.assert_array_equal(tokens.cls, expected.cls)
     np.testing.assert_array_equal(tokens.patches, expected.patches)
-    np.testing.assert_array_equal(
-        snapshot.raw("descriptor", np.arange(len(snapshot))), expected.descriptor
-    )
+    np.testing.assert_array_equal(snapshot.raw("descriptor", np.arange(len(snapshot))), expected.descriptor)
     assert [entry.identity for entry in entries] == [record.identity for record in expected.records]
     assert len(set(numbers)) == len(numbers)
     return set(numbers)

@@ -32,7 +32,13 @@ def erase(gallery: Gallery) -> None:
 def test_nothing_is_left_while_the_gallery_is_open_with_a_reader_at_it(tmp_path: Path) -> None:
     with create(tmp_path / "g", range(60)) as gallery, reopen(tmp_path / "g") as reader:
         gallery.verify()
-        assert set(traces(tmp_path / "g")) >= {"identity", "source 0", "cls 0 at 0", "tokens 3 at 0", "descriptor 2 at 16"}
+        assert set(traces(tmp_path / "g")) >= {
+            "identity",
+            "source 0",
+            "cls 0 at 0",
+            "tokens 3 at 0",
+            "descriptor 2 at 16",
+        }
         reader.search(images([1]).cls, 5)
         erase(gallery)
         assert traces(tmp_path / "g") == {}

@@ -1,0 +1,250 @@
+"""Measures the gallery: opening, adding, searching, and readers beside a writer; prints a table.
+
+Run `python benchmarks/gallery.py --entries 100000`.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.bundle import Binding, Preprocessing
+from runtime.gallery import Gallery, NewEntry, Settings
+
+BINDING = Binding(model_hash="0" * 64, precision="fp32", preprocessing=Preprocessing(height=256, width=128))
+PEOPLE = 20_000
+"""Vectors gather around this many people, as those of an encoder do; even ones would be harder for HNSW."""
+SPREAD = 0.7
+REFINE = 100
+CHANGES = 2_000
+
+
+def vectors(first: int, count: int, dimension: int) -> NDArray[np.float32]:
+    """(count, D) float32: image k is person k % PEOPLE and some noise; people gather around 100 kinds."""
+    found = np.empty((count, dimension), np.float32)
+    for i, k in enumerate(range(first, first + count)):
+        kind = np.random.default_rng([1, k % PEOPLE % 100]).standard_normal(dimension, np.float32)
+        person = np.random.default_rng([2, k % PEOPLE]).standard_normal(dimension, np.float32)
+        found[i] = kind + person + SPREAD * np.random.default_rng([3, k]).standard_normal(dimension, np.float32)
+    return found
+
+
+def records(first: int, count: int, mark: str = "") -> list[NewEntry]:
+    return [
+        NewEntry(f"{mark}{k % PEOPLE:05d}", f"c{k % 6}", f"/pictures/{mark}{k:08d}.jpg", f"{mark}{k:064x}")
+        for k in range(first, first + count)
+    ]
+
+
+def build(folder: Path, entries: int, dimension: int) -> dict[str, float]:
+    """Make the gallery; return seconds of storing it and of building HNSW."""
+    spent = 0.0
+    with Gallery.create(folder, BINDING, dimension, 0) as gallery:
+        for first in range(0, entries, 5_000):
+            count = min(5_000, entries - first)
+            cls = vectors(first, count, dimension)
+            start = time.perf_counter()
+            gallery.add(records(first, count), cls, cls[:, ::-1], fold=False)
+            spent += time.perf_counter() - start
+        start = time.perf_counter()
+        gallery.fold()
+        return {"store s": spent, "build HNSW s": time.perf_counter() - start}
+
+
+def timed(work: Callable[[int], object], times: int) -> NDArray[np.float64]:
+    """Milliseconds of each of so many runs."""
+    found = []
+    for i in range(times):
+        start = time.perf_counter()
+        work(i)
+        found.append(1000 * (time.perf_counter() - start))
+    return np.array(found)
+
+
+def show(name: str, ms: NDArray[np.float64]) -> None:
+    p50, p99 = np.percentile(ms, [50, 99])
+    print(f"| {name} | {p50:.2f} | {p99:.2f} | {ms.max():.1f} |", flush=True)
+
+
+def opening(folder: Path) -> None:
+    show("open", timed(lambda _: Gallery.open(folder).close(), 7))
+    with Gallery.open(folder) as gallery:
+        query = vectors(0, 1, gallery.layout.dimension)
+        show("first search after opening (exact)", timed(lambda _: gallery.search(query, REFINE), 1))
+    with Gallery.open(folder) as gallery:
+        show("warm_up (load both HNSW)", timed(lambda _: gallery.warm_up(), 1))
+
+
+def adding(folder: Path, entries: int) -> None:
+    with Gallery.open(folder, writable=True) as gallery:
+        batches = [vectors(entries + i, 1, gallery.layout.dimension) for i in range(200)]
+        show(
+            "add 1 entry",
+            timed(lambda i: gallery.add(records(entries + i, 1), batches[i], batches[i]), len(batches)),
+        )
+        show("remove 1 entry", timed(lambda i: gallery.remove(entries=[entries + 1 + i]), len(batches)))
+
+
+def searching(folder: Path) -> None:
+    with Gallery.open(folder) as gallery:
+        gallery.warm_up()
+        queries = vectors(10**7, 300, gallery.layout.dimension)
+        show(
+            f"search 1 query, {REFINE} nearest, HNSW", timed(lambda i: gallery.search(queries[i : i + 1], REFINE), 300)
+        )
+        view = gallery.snapshot()
+        show(
+            f"search 1 query, {REFINE} nearest, exact",
+            timed(lambda i: view.nearest("cls", queries[i : i + 1], REFINE, exact=True), 30),
+        )
+        near = view.nearest("cls", queries[:50], REFINE).entries
+        exact = view.nearest("cls", queries[:50], REFINE, exact=True).entries
+        recall = np.mean([len(np.intersect1d(a, b)) / REFINE for a, b in zip(near, exact, strict=True)])
+        print(f"recall of HNSW at {REFINE}: {recall:.4f}", flush=True)
+
+
+def read(folder: Path, stop: Event, ready: Event, out: Path, removed: Path) -> None:
+    """Query at full load until told to stop; note the time of each query, failures, and late answers."""
+    gallery = Gallery.open(folder)
+    gallery.warm_up()
+    queries = vectors(10**7, 200, gallery.layout.dimension)
+    took, failures, late, i = [], [], 0, 0
+    gone = removed.open()
+    removed_at: dict[int, float] = {}
+    ready.set()
+    while not stop.is_set():
+        for line in gone.readlines():
+            id_, at = line.split()
+            removed_at[int(id_)] = float(at)
+        start, asked = time.perf_counter(), time.time()
+        try:
+            found = gallery.search(queries[i % 200 : i % 200 + 1], REFINE)
+            gallery.entries(found.entries[0, :10].tolist())
+            gallery.rank(queries[i % 200 : i % 200 + 1], 10)
+        except Exception as error:
+            failures.append(repr(error))
+        took.append(1000 * (time.perf_counter() - start))
+        bound = gallery.settings.refresh_seconds
+        late += sum(asked - removed_at.get(id_, np.inf) > bound for id_ in found.entries[0].tolist())
+        i += 1
+    out.write_text(json.dumps({"ms": took, "failures": failures, "late": late}))
+
+
+def churn(folder: Path, removed: Path, seconds: float) -> float:
+    """Add and remove CHANGES entries near to the queries; return seconds spent."""
+    with Gallery.open(folder, writable=True) as gallery, removed.open("a") as note:
+        dimension = gallery.layout.dimension
+        near = vectors(10**7, 200, dimension)
+        noise = np.random.default_rng(5).standard_normal((CHANGES, dimension), np.float32)
+        start, pause = time.perf_counter(), seconds / (CHANGES / 10)
+        for at in range(0, CHANGES, 10):
+            cls = near[np.arange(at, at + 10) % 200] + 0.1 * noise[at : at + 10]
+            ids = gallery.add(records(at, 10, "churn"), cls, cls[:, ::-1]).added
+            time.sleep(pause / 2)
+            gallery.remove(entries=ids)
+            note.writelines(f"{id_} {time.time()}\n" for id_ in ids)
+            note.flush()
+            time.sleep(pause / 2)
+        return time.perf_counter() - start
+
+
+def concurrency(folder: Path, work: Path, readers: int, seconds: float) -> None:
+    """Readers at full load, first alone, then beside a writer."""
+    context = multiprocessing.get_context("spawn")
+    p99 = {}
+    for phase in ("quiet", "busy"):
+        removed = work / f"removed-{phase}"
+        removed.touch()
+        stop = context.Event()
+        started = []
+        for k in range(readers):
+            ready, out = context.Event(), work / f"{phase}-{k}.json"
+            process = context.Process(target=read, args=(folder, stop, ready, out, removed))
+            process.start()
+            ready.wait()
+            started.append((process, out))
+        if phase == "busy":
+            print(f"writer: {CHANGES} added and removed in {churn(folder, removed, seconds):.1f} s")
+        else:
+            time.sleep(seconds)
+        stop.set()
+        for process, _ in started:
+            process.join()
+        results = [json.loads(out.read_text()) for _, out in started]
+        ms = np.concatenate([result["ms"] for result in results])
+        show(f"{readers} readers, {phase} ({len(ms)} queries: search, entries, rank)", ms)
+        print(f"failed queries: {[f for r in results for f in r['failures']]}, late: {sum(r['late'] for r in results)}")
+        p99[phase] = float(np.percentile(ms, 99))
+    print(f"p99 busy / quiet: {p99['busy'] / p99['quiet']:.2f} (bound 3)")
+
+
+def erasing(folder: Path) -> None:
+    with Gallery.open(folder, writable=True) as gallery:
+        show("remove 1 identity", timed(lambda i: gallery.remove(identity=f"{i:05d}"), 5))
+        start = time.perf_counter()
+        gallery.compact()
+        print(f"compact after it, HNSW built anew: {time.perf_counter() - start:.1f} s")
+        start = time.perf_counter()
+        report = gallery.verify()
+        print(f"verify: {time.perf_counter() - start:.1f} s, clean {report.clean}, recall {report.recall}")
+
+
+def threshold(entries: int, dimension: int) -> None:
+    """Exact search against HNSW at one size: where `Settings.index_from` comes from."""
+    settings = Settings(index_from=1)
+    cls = vectors(0, entries, dimension)
+    with (
+        tempfile.TemporaryDirectory() as work,
+        Gallery.create(Path(work) / "g", BINDING, dimension, 0, settings=settings) as gallery,
+    ):
+        gallery.add(records(0, entries), cls, cls)
+        gallery.warm_up()
+        view, queries = gallery.snapshot(), vectors(10**7, 100, dimension)
+        exact = timed(lambda i: view.nearest("cls", queries[i : i + 1], REFINE, exact=True), 100)
+        near = timed(lambda i: view.nearest("cls", queries[i : i + 1], REFINE), 100)
+        print(f"| {entries} | {np.median(exact):.2f} | {np.median(near):.2f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--entries", type=int, default=100_000)
+    parser.add_argument("--dimension", type=int, default=768)
+    parser.add_argument("--readers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--folder", type=Path, help="keep the gallery here, and take it up again")
+    parser.add_argument("--threshold", action="store_true", help="measure exact search against HNSW by size")
+    options = parser.parse_args()
+    print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
+    if options.threshold:
+        print("| entries | exact ms p50 | HNSW ms p50 |\n| --- | --- | --- |")
+        for entries in (2_000, 5_000, 10_000, 20_000, 40_000):
+            threshold(entries, options.dimension)
+        return
+    work = Path(tempfile.mkdtemp())
+    folder = options.folder or work / "gallery"
+    try:
+        if not folder.exists():
+            spent = build(folder, options.entries, options.dimension)
+            print(", ".join(f"{name} {value:.1f}" for name, value in spent.items()))
+        print(f"{options.entries} entries of {options.dimension} numbers\n| what | p50 ms | p99 ms | max ms |")
+        print("| --- | --- | --- | --- |")
+        opening(folder)
+        adding(folder, options.entries)
+        searching(folder)
+        concurrency(folder, work, options.readers, options.seconds)
+        erasing(folder)
+    finally:
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()
