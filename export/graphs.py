@@ -171,7 +171,8 @@ class MatcherGraph(nn.Module):
 
 def _inverse_norm(vectors: Tensor) -> Tensor:
     # 1e-12: as in torch.nn.functional.normalize, for a vector of zeros
-    return 1 / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_min(1e-12)
+    norm: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return norm.clamp_min(1e-12).reciprocal()
 
 
 def _scaled(weights: Tensor, dim: int) -> Tensor:

@@ -9,7 +9,11 @@ from rich.logging import RichHandler
 
 from fpc_deploy.commands import index
 from fpc_deploy.commands.build import build
+from fpc_deploy.commands.demo import demo
+from fpc_deploy.commands.doctor import doctor
+from fpc_deploy.commands.export import export
 from fpc_deploy.commands.render import render
+from fpc_deploy.commands.run import run
 from runtime.errors import FpcError
 
 app = typer.Typer(
@@ -24,15 +28,14 @@ app = typer.Typer(
 @app.callback()
 def options(verbose: bool = typer.Option(False, "--verbose", "-v", help="Log every step to standard error.")) -> None:
     """Set up logging; every command comes through here."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
-    )
+    handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    for package in ("fpc_deploy", "export", "calibration", "runtime"):  # other people's packages only warn
+        logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-app.command()(build)
-app.command()(render)
+for command in (export, build, run, doctor, demo, render):
+    app.command()(command)
 app.add_typer(index.app, name="index")
 
 

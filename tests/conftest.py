@@ -23,8 +23,8 @@ def seeded_model(config: ModelConfig = TINY, seed: int = 0) -> FPCModel:
     model = FPCModel(config)
     for head in (model.head, model.decoder):
         assert head is not None
-        head.bottleneck.running_mean.normal_(0, 0.05)  # type: ignore[union-attr, operator]
-        head.bottleneck.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr, operator]
+        head.bottleneck.running_mean.normal_(0, 0.05)  # type: ignore[union-attr]
+        head.bottleneck.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
     return model.eval()
 
 

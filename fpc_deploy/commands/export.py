@@ -48,7 +48,7 @@ def export(
     options = ExportOptions(
         keep_rate=keep_rate,
         prune_at=_numbers("--prune-at", prune_at, ","),
-        decoder_tokens=decoder_tokens.value,  # type: ignore[arg-type]
+        decoder_tokens=decoder_tokens.value,
         camera_names=tuple(name.strip() for name in camera_names.split(",") if name.strip()),
         overwrite=overwrite,
     )

@@ -83,7 +83,9 @@ def _batches(
             raise SourceError(f"{source} is a folder of crops: it takes neither --detector nor --boxes")
         return people_in_crops(open_crops(Path(source)), size, camera)
     if (detector is None) == (boxes is None):
-        raise SourceError(f"{source} is a video: say who is in it by --detector DET.onnx or by --boxes mot.txt, one of them")
+        raise SourceError(
+            f"{source} is a video: say who is in it by --detector DET.onnx or by --boxes mot.txt, one of them"
+        )
     if boxes is not None:
         found = read_mot(boxes)
         frames = stack.enter_context(open_frames(source))

@@ -1,0 +1,169 @@
+"""The main job from end to end, with no file from outside: render, export, index, run, report."""
+
+import csv
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import MissingExtraError
+from runtime.events import Event
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = Path(__file__).parent / "demo_model" / "demo.pth"
+WATCHING = (1, 2)
+"""Cameras that film; the gallery's pictures were taken by others."""
+ENROLLING = (3, 4, 5)
+
+
+@dataclass
+class Track:
+    """One person's way past one camera, and what the events say of it.
+
+    Attributes:
+        camera: that filmed.
+        number: of the track in the camera's box file.
+        truth: identity that walked, or None for a stranger who is not in the gallery.
+        events: in order of time.
+        clearest: the event with the largest box.
+        crop: (H, W, 3) uint8 of that event.
+    """
+
+    camera: str
+    number: int
+    truth: str | None
+    events: list[Event] = field(default_factory=list)
+    clearest: Event = field(init=False)
+    crop: NDArray[np.uint8] = field(init=False)
+
+    def add(self, event: Event, crop: NDArray[np.uint8]) -> None:
+        """Take one more event of this track, with what the encoder saw."""
+        if not self.events or _area(event) > _area(self.clearest):
+            self.clearest, self.crop = event, crop
+        self.events.append(event)
+
+    @property
+    def named(self) -> str | None:
+        """The identity with the largest sum of similarities over the track."""
+        votes: dict[str, float] = defaultdict(float)
+        for event in self.events:
+            if event.identity is not None:
+                votes[event.identity] += event.similarity or 0.0
+        return max(votes, key=lambda name: votes[name]) if votes else None
+
+    @property
+    def right(self) -> bool:
+        """Whether the person was named rightly; a stranger is right when nobody is named."""
+        return self.named == self.truth
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What came out.
+
+    Attributes:
+        tracks: of people who are in the gallery.
+        right: how many of those were named rightly.
+        events: events in all.
+        seconds: from start to report.
+        report: the page to look at.
+    """
+
+    tracks: int
+    right: int
+    events: int
+    seconds: float
+    report: Path
+
+
+def run_demo(out: Path, seed: int, people: int) -> DemoResult:
+    """Render two cameras and a gallery, export the shipped model, index, watch, and write a report.
+
+    Args:
+        out: folder for bundle, gallery, clips, events and report; what an earlier demo left there is replaced.
+        seed: of people and cameras.
+        people: who walk past both cameras.
+
+    Raises:
+        MissingExtraError: torch or timm is not installed.
+        FpcError: a step failed; the message says which.
+    """
+    start = time.perf_counter()
+    try:
+        from export.write import ExportOptions, export_bundle
+    except ImportError as error:
+        raise MissingExtraError(error.name or "torch", "export") from error
+    from fpc_deploy.rendering import ClipPlan, render_clips
+    from fpc_deploy.report import write_report
+    from runtime.indexing import build_gallery
+
+    log.info("1/5 rendering %d people, cameras %s", people, WATCHING)
+    plan = ClipPlan(tuple(range(1, people + 1)), WATCHING, ENROLLING, seed)
+    clips = render_clips(out / "clips", plan, workers=os.cpu_count() or 1, overwrite=True)
+    log.info("2/5 exporting the model: four graphs, each proved against torch")
+    bundle = export_bundle(CHECKPOINT, out / "bundle", ExportOptions(prune_at=(1, 2, 3), overwrite=True))
+    log.info("3/5 indexing the gallery")
+    build_gallery(bundle, clips / "gallery", out / "gallery", overwrite=True)
+    log.info("4/5 watching the cameras")
+    tracks = [track for camera in WATCHING for track in _watch(out, clips, f"cam{camera}")]
+    log.info("5/5 writing the report")
+    report = write_report(out, bundle, CHECKPOINT, tracks)
+    known = [track for track in tracks if track.truth is not None]
+    return DemoResult(
+        tracks=len(known),
+        right=sum(track.right for track in known),
+        events=sum(len(track.events) for track in tracks),
+        seconds=time.perf_counter() - start,
+        report=report,
+    )
+
+
+def _watch(out: Path, clips: Path, camera: str) -> list[Track]:
+    """Run the pipeline on one clip with its known boxes; return its tracks with their events."""
+    from runtime.bundle import Bundle
+    from runtime.gallery import Gallery
+    from runtime.pipeline import Pipeline
+    from runtime.sinks import JsonLines
+    from runtime.sources import open_frames, read_mot
+    from runtime.stream import people_in_frames, watch
+
+    bundle = Bundle.open(out / "bundle")
+    size = (bundle.manifest.preprocessing.height, bundle.manifest.preprocessing.width)
+    boxes = read_mot(clips / f"{camera}.txt")
+    tracks = {track.number: track for track in _read_truth(clips / "identities.csv", camera)}
+    events = out / f"{camera}.jsonl"
+    events.unlink(missing_ok=True)
+    with (
+        Gallery.open(out / "gallery", bundle.binding) as gallery,
+        open_frames(str(clips / f"{camera}.mp4")) as frames,
+        JsonLines(events) as sink,
+    ):
+        pipeline = Pipeline(bundle, gallery)
+        for batch in people_in_frames(frames, lambda frame: boxes.at(frame.index), size, camera):
+            for event, crop in zip(watch([batch], pipeline, frames.name), batch.crops, strict=True):
+                sink.write(event)
+                if event.track in tracks:
+                    tracks[event.track].add(event, crop)
+    return [track for track in tracks.values() if track.events]
+
+
+def _area(event: Event) -> float:
+    x1, y1, x2, y2 = event.box
+    return (x2 - x1) * (y2 - y1)
+
+
+def _read_truth(path: Path, camera: str) -> Sequence[Track]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if camera == f"cam{row['camera']}"]
+    return [
+        # gallery pictures are named as in Market-1501, with four digits; 0 is a stranger
+        Track(camera, int(row["track"]), f"{int(row['identity']):04d}" if int(row["identity"]) else None)
+        for row in rows
+    ]
