@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle import Bundle, MatchSettings
 from runtime.encoder import Encoder, Features
-from runtime.errors import BundleError
+from runtime.errors import BundleError, GalleryError
 from runtime.gallery.protocol import GalleryReader
 from runtime.matching import Consolidator, Matcher, Neighbours
 
@@ -88,6 +88,8 @@ class Pipeline:
         engine: str = "auto",
         threads: int | None = None,
     ) -> None:
+        if not len(gallery):
+            raise GalleryError("the gallery is empty: add people to it with `fpc-deploy index add`")
         self.bundle, self.gallery = bundle, gallery
         self.settings = settings or bundle.manifest.matching
         _check_graph_constants(bundle, self.settings)

@@ -1,6 +1,7 @@
 """`fpc-deploy run`: watch a source, emit one event a person."""
 
 import logging
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -53,6 +54,7 @@ def run(
         pipeline = Pipeline(opened, entries, settings, engine, threads)
         batches = _batches(stack, source, pipeline, detector, boxes, detector_threshold, camera)
         sink = stack.enter_context(JsonLines(out))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service stop ends as cleanly as Ctrl-C
         try:
             for event in watch(batches, pipeline, shown(source)):
                 if not sink.write(event):
