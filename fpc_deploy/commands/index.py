@@ -235,14 +235,18 @@ def _bar() -> Iterator["Progress"]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("Images", total=None, rate="")
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("Images", total=None, rate="")
 
-        def show(done: int, total: int) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, completed=done, total=total, rate=f"{speed:.1f} images/s" if speed else "")
+    def show(done: int, total: int) -> None:
+        bar.start()  # not before there is something to show: an error comes alone
+        speed = bar.tasks[0].speed
+        bar.update(task, completed=done, total=total, rate=f"{speed:.1f} images/s" if speed else "")
 
+    try:
         yield show
+    finally:
+        bar.stop()
 
 
 def _expiry(ttl_days: float | None) -> float | None:

@@ -86,6 +86,8 @@ class Follower:
         self.head = Head(change=-1)
         self.damaged: dict[int, str] = {}
         self.removals = 0
+        self._news = self.rows  # read, and not yet checked to lie within the files
+        self._short = False
         self._segments: dict[int, Segment] = {}
         self._graphs: dict[Space, Graph] = {}
         self._graph_rows: dict[Space, GraphRow] = {}
@@ -95,8 +97,8 @@ class Follower:
         self._checked_at = -np.inf
         self._lock = threading.RLock()  # guards all of the above; queries take it for a refresh only
         self.current = self._snapshot(self.rows)
-        self._previous = self.current
-        self._replaced_at = -np.inf
+        # When entries went, what they were, and the segments that held them then.
+        self._gone: tuple[tuple[float, Rows, dict[int, Segment]], ...] = ()
 
     def stop(self) -> None:
         """Wait for the thread that loads HNSW, if there is one."""
@@ -114,13 +116,16 @@ class Follower:
         return snapshot
 
     def holding(self, ids: NDArray[np.int64]) -> Snapshot:
-        """The snapshot to read ids from: the current one, joined with the one before while that is in its grace."""
-        current, previous = self.current, self._previous
-        if time.monotonic() - self._replaced_at > _GRACE_SECONDS or current.rows.find(ids)[1].all():
+        """The snapshot to read ids from: the current one, joined with the entries that went while in their grace."""
+        current = self.current
+        if current.rows.find(ids)[1].all():
             return current
-        segments = {**previous.segments, **current.segments}
-        rows = previous.rows.with_rows(current.rows).without(self.damaged)
-        return Snapshot(rows, segments, {}, self.layout, self.quarantine)
+        rows, segments = current.rows, dict(current.segments)
+        limit = time.monotonic() - _GRACE_SECONDS
+        for at, gone, held in self._gone:
+            if at >= limit:
+                rows, segments = rows.with_rows(gone), {**held, **segments}
+        return Snapshot(rows.without(self.damaged), segments, {}, self.layout, self.quarantine)
 
     def follow(self) -> bool:
         """Bring the snapshot up to date; return whether the entries changed.
@@ -229,9 +234,11 @@ class Follower:
         rows = self.rows.without(gone.tolist()).with_rows(reading.rows)
         if len(rows) != head.entries or self.head.checksum - old + reading.checksum != head.checksum:
             return False
-        if self.rows.find(gone)[1].any():
+        positions, known = self.rows.find(gone)
+        if known.any():
             self.removals += 1
-        self.rows = rows
+            self._let_go(self.rows.take(positions[known]))
+        self.rows, self._news = rows, reading.rows
         for graph in self._graphs.values():
             graph.forget(gone)
         return True
@@ -245,10 +252,20 @@ class Follower:
                 raise
             log.error("%s", error)
         self.removals += 1
-        self.rows = reading.rows
+        self._let_go(self.rows.take(~reading.rows.find(self.rows.ids)[1]))
+        self.rows = self._news = reading.rows
         self._note_damage(reading.damaged, "its row in the database does not match its checksum")
         for graph in self._graphs.values():
             graph.forget(np.setdiff1d(np.asarray(graph.index.get_ids_list(), np.int64), self.rows.ids))
+
+    def _let_go(self, rows: Rows) -> None:
+        """Keep entries that went readable for their grace."""
+        if len(rows):
+            now = time.monotonic()
+            self._gone = (
+                *(one for one in self._gone if one[0] >= now - _GRACE_SECONDS),
+                (now, rows, self._segments),
+            )
 
     def _note_damage(self, ids: Iterable[int], what: str) -> None:
         for id_ in ids:
@@ -259,30 +276,33 @@ class Follower:
     def _map(self, slots: dict[int, int]) -> bool:
         """Map the segments that the rows name; return whether every record is there."""
         segments = {}
-        for number in np.unique(self.rows.segment).tolist():
-            segment = self._segments.get(number) or Segment(self.folder, number, self.layout)
-            segment.grow(slots.get(number, 0))
-            segments[number] = segment
+        for number, count in slots.items():
+            segments[number] = self._segments.get(number) or Segment(self.folder, number, self.layout)
+            segments[number].grow(count)
         self._segments = segments
-        return not len(self._cut_off())
+        self._short = any(segments[number].slots < count for number, count in slots.items())
+        return not self._short
 
-    def _cut_off(self) -> NDArray[np.int64]:
+    def _cut_off(self, rows: Rows) -> NDArray[np.int64]:
         """Ids of entries whose record the files do not hold."""
-        held = {number: segment.slots for number, segment in self._segments.items()}
-        numbers, inverse = np.unique(self.rows.segment, return_inverse=True)
-        limits = np.array([held.get(int(number), 0) for number in numbers], np.int64)
-        outside = (self.rows.slot >= limits[inverse]) | (self.rows.slot < 0) if len(numbers) else np.empty(0, bool)
-        return self.rows.ids[outside]
+        numbers, inverse = np.unique(rows.segment, return_inverse=True)
+        held = [self._segments[n].slots if n in self._segments else 0 for n in numbers.tolist()]
+        outside = (rows.slot >= np.array(held, np.int64)[inverse]) | (rows.slot < 0)
+        return rows.ids[outside]
 
     def _publish(self) -> None:
         """Make the snapshot that queries see from now on."""
-        self._note_damage(self._cut_off().tolist(), "its record is cut off or its file is missing")
+        if self._short or len(self._news):  # all rows where a file is short, else those just read
+            cut_off = self._cut_off(self.rows if self._short else self._news)
+            self._note_damage(cut_off.tolist(), "its record is cut off or its file is missing")
+            self._news = self._news.take(np.empty(0, np.int64))
         rows = self.rows.without(self.damaged) if self.damaged else self.rows
-        if rows.next_expiry <= time.time():
-            rows = rows.take(rows.expires > time.time())
+        if rows.next_expiry <= (now := time.time()):
+            expired = rows.take(rows.expires <= now)
+            self._let_go(expired.take(self.current.rows.find(expired.ids)[1]))
+            rows = rows.take(rows.expires > now)
         for graph in self._graphs.values():
             graph.forget(np.array(sorted(self.damaged), np.int64))
-        self._previous, self._replaced_at = self.current, time.monotonic()
         self.current = self._snapshot(rows)
 
     def _snapshot(self, rows: Rows) -> Snapshot:

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,8 +182,8 @@ def read_rows(catalogue: Catalogue, after: int | None = None) -> Reading:
         if after is None
         else catalogue.connection.execute(f"{query} WHERE change > ? ORDER BY id", (after,))
     ).fetchall()
-    identities = dict(catalogue.connection.execute("SELECT id, name FROM identities"))
-    cameras = dict(catalogue.connection.execute("SELECT id, name FROM cameras"))
+    identities = _names(catalogue, "identities", after)
+    cameras = _names(catalogue, "cameras", after)
     good, damaged, checksum = [], [], 0
     for id_, identity, camera, *rest, sealed in records:
         record = (id_, identities.get(identity), cameras.get(camera), *rest)
@@ -193,6 +193,16 @@ def read_rows(catalogue: Catalogue, after: int | None = None) -> Reading:
         else:
             damaged.append(id_)
     return Reading(Rows.of(good), tuple(damaged), checksum)
+
+
+def _names(catalogue: Catalogue, table: Literal["identities", "cameras"], after: int | None) -> dict[int, str]:
+    """Names by number: all of them, or those of the entries changed after `after`."""
+    query = f"SELECT id, name FROM {table}"  # noqa: S608 (one of two constants)
+    if after is None:
+        return dict(catalogue.connection.execute(query))
+    column = "identity" if table == "identities" else "camera"
+    changed = f"SELECT {column} FROM entries WHERE change > ?"  # noqa: S608 (likewise)
+    return dict(catalogue.connection.execute(f"{query} WHERE id IN ({changed})", (after,)))
 
 
 def check_total(catalogue: Catalogue, reading: Reading, head: Head) -> None:

@@ -128,18 +128,16 @@ class Writer:
     def remove(self, ids: Sequence[int], action: str, actor: str | None, reason: str) -> None:
         """Remove entries, and the names of identities and cameras that no entry has any more."""
         with self.catalogue.change() as change:
-            connection = change.connection
-            connection.executemany("DELETE FROM entries WHERE id = ?", ((id_,) for id_ in ids))
+            query = "SELECT identity, camera, seal FROM entries WHERE id = ?"
+            gone = [change.connection.execute(query, (id_,)).fetchone() for id_ in ids]
+            change.connection.executemany("DELETE FROM entries WHERE id = ?", ((id_,) for id_ in ids))
             number = change.head.change
-            connection.executemany("INSERT INTO removed VALUES (?, ?)", ((id_, number) for id_ in ids))
-            orphans = connection.execute(
-                "SELECT id, name FROM identities WHERE id NOT IN (SELECT identity FROM entries)"
-            ).fetchall()
-            connection.executemany("DELETE FROM identities WHERE id = ?", ((id_,) for id_, _ in orphans))
-            connection.execute("DELETE FROM cameras WHERE id NOT IN (SELECT camera FROM entries)")
+            change.connection.executemany("INSERT INTO removed VALUES (?, ?)", ((id_, number) for id_ in ids))
             audit.write(change, actor, action, ids, reason)
-            audit.redact(change, [name for _, name in orphans])
-            self.recount(change)
+            audit.redact(change, _drop_orphans(change, "identities", "identity", {row[0] for row in gone}))
+            _drop_orphans(change, "cameras", "camera", {row[1] for row in gone})
+            head = change.head
+            change.update(entries=head.entries - len(ids), checksum=head.checksum - sum(row[2] for row in gone))
 
     def recount(self, change: Change) -> None:
         """Take the number of entries and the sum of their seals from the rows."""
@@ -225,6 +223,17 @@ def insert_rows(change: Change, rows: Iterable[Row]) -> None:
         identity, camera = number_of("identities", row.identity), number_of("cameras", row.camera)
         content = (row.id, identity, camera, *row.values()[3:], row.seal, change.head.change)
         connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", content)
+
+
+def _drop_orphans(change: Change, table: str, column: str, numbers: set[int]) -> list[str]:
+    """Delete those of these identities or cameras that no entry has any more; return their names."""
+    names = []
+    for number in numbers:
+        used = f"SELECT 1 FROM entries WHERE {column} = ? LIMIT 1"  # noqa: S608 (constants)
+        if change.connection.execute(used, (number,)).fetchone() is None:
+            query = f"DELETE FROM {table} WHERE id = ? RETURNING name"  # noqa: S608
+            names += [name for (name,) in change.connection.execute(query, (number,)).fetchall()]
+    return names
 
 
 def check_batch(
