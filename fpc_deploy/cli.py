@@ -9,8 +9,10 @@ from rich.logging import RichHandler
 
 from fpc_deploy.commands import index
 from fpc_deploy.commands.build import build
+from fpc_deploy.commands.calibrate import calibrate
 from fpc_deploy.commands.demo import demo
 from fpc_deploy.commands.doctor import doctor
+from fpc_deploy.commands.evaluate import evaluate
 from fpc_deploy.commands.export import export
 from fpc_deploy.commands.render import render
 from fpc_deploy.commands.run import run
@@ -34,8 +36,9 @@ def options(verbose: bool = typer.Option(False, "--verbose", "-v", help="Log eve
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-for command in (export, build, run, doctor, demo, render):
+for command in (export, build, calibrate, run, doctor, demo, render):
     app.command()(command)
+app.command("eval")(evaluate)
 app.add_typer(index.app, name="index")
 
 

@@ -1,0 +1,119 @@
+"""From a float32 bundle to one of lower precision: converted, judged, and only then put in place."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from calibration.gate import Precision, Verdict
+from runtime.bundle import MANIFEST_NAME, Bundle, FileRecord, GraphName, sha256_of
+from runtime.errors import BundleError
+
+Convert = Callable[[GraphName, Path, Path], None]
+"""Reads the graph at the first path and writes it in lower precision to the second."""
+Judge = Callable[[Bundle, Bundle], Verdict]
+
+
+def derive_bundle(
+    source: Bundle,
+    out: Path,
+    precision: Precision,
+    convert: Convert,
+    judge: Judge,
+    *,
+    notes: tuple[str, ...] = (),
+    allow_loss: bool = False,
+    overwrite: bool = False,
+) -> tuple[Bundle, Verdict]:
+    """Write a bundle of lower precision to `out`; it appears whole and judged, or not at all.
+
+    Args:
+        source: a float32 bundle.
+        out: folder to make.
+        precision: of the new bundle. A gallery is bound to it: galleries of `source` have to be built anew.
+        convert: called for every graph.
+        judge: compares `source` with the new bundle.
+        notes: further lines for the manifest.
+        allow_loss: write the bundle also if it fails; its manifest then says so.
+        overwrite: replace a bundle that is already there.
+
+    Raises:
+        BundleError: `source` is not float32 or is damaged, or `out` exists or cannot be written.
+        ParityError: the bundle loses more than the gate allows.
+    """
+    if source.manifest.precision != "fp32":
+        raise BundleError(f"{source.folder} is {source.manifest.precision} already: start from the fp32 bundle")
+    if out.resolve() == source.folder.resolve():
+        raise BundleError(f"{out} is the bundle to be converted: choose another --out")
+    if out.exists() and not overwrite:
+        raise BundleError(f"{out} exists: choose another --out, or give --overwrite")
+    if out.exists() and not (out / MANIFEST_NAME).is_file():
+        raise BundleError(f"{out} exists and is no bundle: it will not be overwritten")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise BundleError(f"cannot write beside {out}: {error}") from error
+    try:
+        _convert_graphs(source, folder, precision, convert, notes)
+        verdict = judge(source, Bundle.open(folder))
+        if not allow_loss:
+            verdict.demand()
+        _note_verdict(folder, verdict)
+        folder.chmod(0o755)
+        _put_in_place(folder, out)
+    except OSError as error:
+        raise BundleError(f"cannot write {out}: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Bundle.open(out), verdict
+
+
+def _convert_graphs(
+    source: Bundle, folder: Path, precision: Precision, convert: Convert, notes: tuple[str, ...]
+) -> None:
+    files: dict[str, FileRecord] = {}
+    changed: set[str] = set()
+    for graph in get_args(GraphName):
+        if not source.has(graph):
+            continue
+        before = source.graph_path(graph)
+        after = folder / before.name
+        convert(graph, before, after)
+        files[after.name] = FileRecord(bytes=after.stat().st_size, sha256=sha256_of(after))
+        if files[after.name] != source.manifest.files[before.name]:
+            changed.add(graph)
+    manifest = source.manifest
+    derived = manifest.model_copy(
+        update={
+            "precision": precision,
+            "files": files,
+            # figures against torch hold for graphs that are still the same
+            "parity": tuple(row for row in manifest.parity if row.graph not in changed),
+            "kept_overlap": {},
+            "notes": (*manifest.notes, *notes),
+        }
+    )
+    (folder / MANIFEST_NAME).write_text(derived.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _note_verdict(folder: Path, verdict: Verdict) -> None:
+    manifest = Bundle.open(folder).manifest
+    notes = [*manifest.notes, verdict.summary()]
+    if not verdict.passed:
+        notes.append(f"WRITTEN IN SPITE OF A LOSS (--allow-loss): {'; '.join(verdict.failures)}")
+    judged = manifest.model_copy(update={"kept_overlap": verdict.agreement.kept, "notes": tuple(notes)})
+    (folder / MANIFEST_NAME).write_text(judged.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _put_in_place(folder: Path, out: Path) -> None:
+    """Rename `folder` to `out`; an old bundle steps aside first and is removed last."""
+    aside = None
+    if out.exists():
+        aside = out.with_name(f".{out.name}.old-{os.getpid()}")
+        out.rename(aside)
+    folder.rename(out)
+    if aside is not None:
+        shutil.rmtree(aside)

@@ -1,0 +1,40 @@
+"""The tiny bundle in each precision, converted by the project's own converters."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from calibration.derive import derive_bundle
+from calibration.gate import judge
+from calibration.int8 import collect_ranges, to_int8
+from export.parity import proof_crops
+from export.precision import to_fp16
+from runtime.bundle import Bundle, GraphName
+
+
+def make_fp16(source: Bundle, out: Path) -> Bundle:
+    def convert(_: GraphName, before: Path, after: Path) -> None:
+        onnx.save(to_fp16(onnx.load(before)), after)
+
+    crops = proof_crops(64, 32, 32, seed=1)
+    return derive_bundle(source, out, "fp16", convert, lambda a, b: judge(a, b, crops[:8], crops[8:]), allow_loss=True)[
+        0
+    ]
+
+
+def make_int8(source: Bundle, out: Path) -> Bundle:
+    crops = proof_crops(64, 32, 32, seed=1)
+
+    def convert(graph: GraphName, before: Path, after: Path) -> None:
+        if not graph.endswith("encoder"):
+            shutil.copyfile(before, after)
+            return
+        model = onnx.load(before)
+        onnx.save(to_int8(model, collect_ranges(model, crops, 3, "minmax", after.parent)), after)
+
+    held_out = np.ascontiguousarray(crops[:8])
+    return derive_bundle(source, out, "int8", convert, lambda a, b: judge(a, b, held_out, crops[8:]), allow_loss=True)[
+        0
+    ]
