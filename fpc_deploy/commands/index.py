@@ -246,7 +246,8 @@ def _bar() -> Iterator["Progress"]:
     try:
         yield show
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _expiry(ttl_days: float | None) -> float | None:
