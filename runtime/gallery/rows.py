@@ -180,7 +180,8 @@ def read_rows(catalogue: Catalogue, after: int | None = None) -> Reading:
     records = (
         catalogue.connection.execute(f"{query} ORDER BY id")
         if after is None
-        else catalogue.connection.execute(f"{query} WHERE change > ? ORDER BY id", (after,))
+        # Left to itself, SQLite reads the whole table rather than sort a few rows.
+        else catalogue.connection.execute(f"{query} INDEXED BY entries_change WHERE change > ? ORDER BY id", (after,))
     ).fetchall()
     identities = _names(catalogue, "identities", after)
     cameras = _names(catalogue, "cameras", after)
