@@ -30,8 +30,11 @@ app = typer.Typer(
 @app.callback()
 def options(verbose: bool = typer.Option(False, "--verbose", "-v", help="Log every step to standard error.")) -> None:
     """Set up logging; every command comes through here."""
-    handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    if sys.stderr.isatty():
+        handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    else:  # a journal or a file: one line a message, whatever its length
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     for package in ("fpc_deploy", "export", "calibration", "runtime"):  # other people's packages only warn
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
 

@@ -1,0 +1,1 @@
+"""Measurements: ratios within one run. Run one with `python -m benchmarks.NAME`."""
