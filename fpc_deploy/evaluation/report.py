@@ -1,0 +1,106 @@
+"""Results as a table, as JSON and as a dump that anyone can score again."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from fpc_deploy.evaluation.evaluation import Outcome
+from fpc_deploy.evaluation.rows import Row
+from runtime.errors import FpcError
+
+
+def make_table(rows: Sequence[Row], title: str) -> Table:
+    """Lay out rows for the terminal; settings that all rows share go below the table, not into columns."""
+    settings = [_settings(row) for row in rows]
+    varied = [name for name in settings[0] if len({one[name] for one in settings}) > 1 or name == "stages"]
+    shared = [f"{name} {settings[0][name]}" for name in settings[0] if name not in varied and settings[0][name] != "-"]
+    table = Table(title=title, title_justify="left", caption=", ".join(shared) or None, caption_justify="left")
+    for name in varied:
+        table.add_column(name, no_wrap=True)
+    for name in ("mAP", "rank 1", "rank 5", "rank 10", "G mult-adds"):
+        table.add_column(name, justify="right")
+    for row, setting in zip(rows, settings, strict=True):
+        scores = row.scores
+        percents = [f"{value:.1f}" for value in (scores.mean_ap, scores.rank1, scores.rank5, scores.rank10)]
+        table.add_row(*(setting[name] for name in varied), *percents, f"{row.multiply_adds_g:.3g}")
+    return table
+
+
+def _settings(row: Row) -> dict[str, str]:
+    """Settings of a row as text; "-" where the stage that reads one is off."""
+    configuration, stages = row.configuration, row.configuration.stages
+    return {
+        "stages": str(stages),
+        "keep rate": f"{row.keep_rate:g}" if stages.prune else "-",
+        "pruned at": ",".join(map(str, row.pruned_at)) if stages.prune and row.pruned_at else "-",
+        "drop": configuration.drop if stages.prune else "-",
+        "alpha": f"{configuration.alpha:g}" if stages.match else "-",
+        "K": str(configuration.neighbours) if stages.consolidate else "-",
+        "re-ranking": str(row.reranking or "-"),
+    }
+
+
+def check_output(path: Path | None) -> None:
+    """Find out before hours of work whether a file can be written.
+
+    Raises:
+        FpcError: it names a folder, or lies in none.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise FpcError(f"{path} is a folder: give the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise FpcError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
+
+
+def write_json(path: Path, dataset: str, rows: Sequence[Row]) -> None:
+    """Write `{"dataset", "rows": [...]}`.
+
+    Raises:
+        FpcError: the file cannot be written.
+    """
+    text = json.dumps({"dataset": dataset, "rows": [row.as_json() for row in rows]}, indent=2) + "\n"
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FpcError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def write_dump(path: Path, outcome: Outcome) -> None:
+    """Write the similarity of an outcome and the labels of both sides, for anyone to compute the metrics anew.
+
+    Identities and cameras are int64 where all of them are numbers (`c3` is 3), else text.
+
+    Raises:
+        FpcError: the file cannot be written.
+    """
+    query_id, gallery_id = _as_numbers(outcome.query.identity, outcome.gallery.identity)
+    query_camera, gallery_camera = _as_numbers(outcome.query.camera, outcome.gallery.camera)
+    try:
+        with path.open("wb") as file:  # given a name, numpy would add .npz to it
+            np.savez(
+                file,
+                similarity=outcome.similarity,
+                query_id=query_id,
+                query_camera=query_camera,
+                gallery_id=gallery_id,
+                gallery_camera=gallery_camera,
+            )
+    except OSError as error:
+        raise FpcError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _as_numbers(query: NDArray[np.str_], gallery: NDArray[np.str_]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Turn the labels of both sides into numbers if that keeps all that differ apart."""
+    labels = np.unique(np.concatenate([query, gallery]))
+    digits = [label.removeprefix("c") for label in labels.tolist()]
+    if not all(one.isascii() and one.isdigit() and len(one) < 19 for one in digits):
+        return query, gallery
+    if len({int(one) for one in digits}) < len(labels):
+        return query, gallery
+    return tuple(np.array([int(one.removeprefix("c")) for one in side], np.int64) for side in (query, gallery))  # type: ignore[return-value]
