@@ -28,8 +28,8 @@ PERCENTILE = 99.99
 """Share of activations, by magnitude, that the range covers; the rest saturates."""
 BINS = 1024
 QUANTISED_BINS = 128
-"""Bins of the histograms, and levels of a magnitude in int8, for which entropy is compared. Twice the bins take four times
-as long."""
+"""Bins of the histograms, and levels of a magnitude in int8, for which entropy is compared; twice the bins take four
+times as long."""
 STRIDE = 7
 """Histograms count every seventh value: seven has no factor in common with a width, so that every channel is seen."""
 

@@ -99,7 +99,8 @@ class ParsedGraph:
 
 def known_capabilities(provider: Provider) -> tuple[str, ...]:
     """Return the compute capabilities that TensorRT-RTX builds for: `("7.5", "8.0", ...)`."""
-    names = [name[2:] for name in dir(provider.module.ComputeCapability) if name.startswith("SM")]
+    trt = provider.module
+    names = [name[2:] for name in dir(trt.ComputeCapability) if name.startswith("SM")]
     return tuple(f"{name[:-1]}.{name[-1]}" for name in sorted(names, key=int))
 
 

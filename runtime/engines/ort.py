@@ -1,6 +1,6 @@
 """ONNX Runtime as an engine, on the CPU."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,16 @@ class OrtEngine:
     Args:
         graph: path of the ONNX file.
         threads: threads of one run; None takes ONNX Runtime's choice, one a physical core.
+        providers: execution providers, best first.
 
     Raises:
         EngineError: ONNX Runtime cannot load the graph.
         MissingExtraError: ONNX Runtime is not installed.
     """
 
-    def __init__(self, graph: Path, threads: int | None = None) -> None:
+    def __init__(
+        self, graph: Path, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -32,7 +35,7 @@ class OrtEngine:
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            self._session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            self._session: Any = onnxruntime.InferenceSession(graph, options, providers=list(providers))
         except Exception as error:  # ONNX Runtime raises a class of its own per status code
             raise EngineError(f"ONNX Runtime cannot load {graph}: {_first_line(error)}") from error
         self._graph = graph

@@ -106,14 +106,13 @@ class TensorRTEngine:
 
     def _most(self, name: str) -> Shape:
         """Largest shape of an input; of an output, its own with the batch, candidates and neighbours of the inputs'."""
-        spans = [profile[name] for profile in self._profiles if name in profile]
-        if spans:
-            return spans[-1][2]
-        largest = {axis: size for span in self._profiles[-1].values() for axis, size in enumerate(span[2][:2])}
-        candidates = self._profiles[-1].get("candidate_cls")
+        last = self._profiles[-1]
+        if name in last:
+            return last[name][2]
+        batch = max(span[2][0] for span in last.values())
+        candidates = last["candidate_cls"][2][1] if "candidate_cls" in last else 1
         shape = tuple(self._engine.get_tensor_shape(name))
-        second = candidates[2][1] if candidates else 1
-        return tuple(size if size >= 0 else (largest[0] if axis == 0 else second) for axis, size in enumerate(shape))
+        return tuple(size if size >= 0 else (candidates if axis else batch) for axis, size in enumerate(shape))
 
     def _check(self, inputs: Mapping[str, Array]) -> None:
         expected = {spec.name: spec for spec in self.inputs}
@@ -172,8 +171,8 @@ class _Buffer:
 def _demand_profiles(engine: Any, profiles: tuple[Profile, ...], path: Path) -> None:
     """Check that the engine takes the shapes its header claims."""
     held = engine.num_optimization_profiles
-    for index, profile in enumerate(profiles[:held]):
-        for name, span in profile.items():
+    for index, spans in enumerate(profiles[:held]):
+        for name, span in spans.items():
             found = tuple(tuple(shape) for shape in engine.get_tensor_profile_shape(name, index))
             if found != span:
                 raise EngineError(f"{path} takes {name} {found}, its header says {span}: build it again")
