@@ -15,6 +15,7 @@ names would have to come from the rules above, which are most of this file.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -45,6 +46,11 @@ def to_fp16(model: ModelProto) -> ModelProto:
     _Converter(copy).run()
     onnx.checker.check_model(copy, full_check=True)
     return copy
+
+
+def convert_graph(graph: str, before: Path, after: Path) -> None:
+    """Write the graph at `before` in half to `after`; the form that `calibration.derive.derive_bundle` asks for."""
+    onnx.save(to_fp16(onnx.load(before)), after)
 
 
 class _Converter:

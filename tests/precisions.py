@@ -10,18 +10,15 @@ from calibration.derive import derive_bundle
 from calibration.gate import judge
 from calibration.int8 import collect_ranges, to_int8
 from export.parity import proof_crops
-from export.precision import to_fp16
+from export.precision import convert_graph
 from runtime.bundle import Bundle, GraphName
 
 
 def make_fp16(source: Bundle, out: Path) -> Bundle:
-    def convert(_: GraphName, before: Path, after: Path) -> None:
-        onnx.save(to_fp16(onnx.load(before)), after)
-
     crops = proof_crops(64, 32, 32, seed=1)
-    return derive_bundle(source, out, "fp16", convert, lambda a, b: judge(a, b, crops[:8], crops[8:]), allow_loss=True)[
-        0
-    ]
+    return derive_bundle(
+        source, out, "fp16", convert_graph, lambda a, b: judge(a, b, crops[:8], crops[8:]), allow_loss=True
+    )[0]
 
 
 def make_int8(source: Bundle, out: Path) -> Bundle:
