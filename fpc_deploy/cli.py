@@ -16,6 +16,7 @@ from fpc_deploy.commands.evaluate import evaluate
 from fpc_deploy.commands.export import export
 from fpc_deploy.commands.render import render
 from fpc_deploy.commands.run import run
+from fpc_deploy.commands.train import train
 from runtime.errors import FpcError
 
 app = typer.Typer(
@@ -39,7 +40,7 @@ def options(verbose: bool = typer.Option(False, "--verbose", "-v", help="Log eve
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-for command in (export, build, calibrate, run, doctor, demo, render):
+for command in (export, build, calibrate, run, doctor, demo, render, train):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(index.app, name="index")

@@ -1,0 +1,1 @@
+"""Training: the paper's two phases on a folder of images, from random or given weights to a checkpoint."""
