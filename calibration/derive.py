@@ -1,14 +1,11 @@
 """From a float32 bundle to one of lower precision: converted, judged, and only then put in place."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 from calibration.gate import Precision, Verdict
-from runtime.bundle import MANIFEST_NAME, Bundle, FileRecord, GraphName, sha256_of
+from runtime.bundle import MANIFEST_NAME, Bundle, FileRecord, GraphName, bundle_folder, sha256_of
 from runtime.errors import BundleError
 
 Convert = Callable[[GraphName, Path, Path], None]
@@ -47,27 +44,12 @@ def derive_bundle(
         raise BundleError(f"{source.folder} is {source.manifest.precision} already: start from the fp32 bundle")
     if out.resolve() == source.folder.resolve():
         raise BundleError(f"{out} is the bundle to be converted: choose another --out")
-    if out.exists() and not overwrite:
-        raise BundleError(f"{out} exists: choose another --out, or give --overwrite")
-    if out.exists() and not (out / MANIFEST_NAME).is_file():
-        raise BundleError(f"{out} exists and is no bundle: it will not be overwritten")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise BundleError(f"cannot write beside {out}: {error}") from error
-    try:
+    with bundle_folder(out, overwrite=overwrite) as folder:
         _convert_graphs(source, folder, precision, convert, notes)
         verdict = judge(source, Bundle.open(folder))
         if not allow_loss:
             verdict.demand()
         _note_verdict(folder, verdict)
-        folder.chmod(0o755)
-        _put_in_place(folder, out)
-    except OSError as error:
-        raise BundleError(f"cannot write {out}: {error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return Bundle.open(out), verdict
 
 
@@ -106,14 +88,3 @@ def _note_verdict(folder: Path, verdict: Verdict) -> None:
         notes.append(f"WRITTEN IN SPITE OF A LOSS (--allow-loss): {'; '.join(verdict.failures)}")
     judged = manifest.model_copy(update={"kept_overlap": verdict.agreement.kept, "notes": tuple(notes)})
     (folder / MANIFEST_NAME).write_text(judged.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def _put_in_place(folder: Path, out: Path) -> None:
-    """Rename `folder` to `out`; an old bundle steps aside first and is removed last."""
-    aside = None
-    if out.exists():
-        aside = out.with_name(f".{out.name}.old-{os.getpid()}")
-        out.rename(aside)
-    folder.rename(out)
-    if aside is not None:
-        shutil.rmtree(aside)

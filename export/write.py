@@ -1,7 +1,5 @@
 """`fpc-deploy export`: a checkpoint in, a proven bundle out, or nothing."""
 
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,10 +29,11 @@ from runtime.bundle import (
     MatchSettings,
     ModelFacts,
     Preprocessing,
+    bundle_folder,
     sha256_of,
 )
 from runtime.engines import Engine, open_engine
-from runtime.errors import BundleError, CheckpointError
+from runtime.errors import CheckpointError
 
 Report = Callable[[str], None]
 
@@ -81,26 +80,11 @@ def export_bundle(
         ParityError: a graph does not answer as the torch model does.
         BundleError: `out` exists and `overwrite` is off, or cannot be written.
     """
-    if out.exists() and not options.overwrite:
-        raise BundleError(f"{out} exists: choose another --out, or give --overwrite")
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (out / MANIFEST_NAME).is_file():
-        raise BundleError(f"{out} exists and is no bundle: it will not be overwritten")
-    report(f"reading {checkpoint}")
-    loaded = load_checkpoint(checkpoint, geometry)
-    keep = _keep_schedule(loaded.model.config, options)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise BundleError(f"cannot write beside {out}: {error}") from error
-    try:
+    with bundle_folder(out, overwrite=options.overwrite) as folder:
+        report(f"reading {checkpoint}")
+        loaded = load_checkpoint(checkpoint, geometry)
+        keep = _keep_schedule(loaded.model.config, options)
         _write_bundle(loaded, keep, options, folder, report)
-        folder.chmod(0o755)
-        _put_in_place(folder, out)
-    except OSError as error:
-        raise BundleError(f"cannot write {out}: {error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return Bundle.open(out)
 
 
@@ -241,14 +225,3 @@ def _manifest(
         kept_overlap=overlap,
         notes=tuple(notes),
     )
-
-
-def _put_in_place(folder: Path, out: Path) -> None:
-    """Rename `folder` to `out`; an old bundle steps aside first and is removed last."""
-    aside = None
-    if out.exists():
-        aside = out.with_name(f".{out.name}.old-{os.getpid()}")
-        out.rename(aside)
-    folder.rename(out)
-    if aside is not None:
-        shutil.rmtree(aside)

@@ -7,12 +7,14 @@ strict schema, file names may not leave the folder, and a graph is hashed before
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runtime.errors import BundleError
+from runtime.folders import whole_folder
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
@@ -236,6 +238,11 @@ def parse_manifest(path: Path) -> Manifest:
         if (path.parent / name).is_symlink():
             raise BundleError(f"{path.parent / name} is a symbolic link: a bundle holds plain files only")
     return manifest
+
+
+def bundle_folder(out: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
+    """Give a folder that becomes the bundle `out` once the block ends well; raises BundleError, see `whole_folder`."""
+    return whole_folder(out, overwrite=overwrite, markers=(MANIFEST_NAME,), error=BundleError)
 
 
 def sha256_of(path: Path) -> str:

@@ -22,6 +22,13 @@ class DecoderTokens(str, Enum):
     query_and_gallery = "query+gallery"
 
 
+class Precision(str, Enum):
+    """What the graphs compute in."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="FPC, TransReID or fpc-deploy checkpoint (.pth).")],
     out: Annotated[Path, typer.Option(help="Folder to make; it appears whole or not at all.")],
@@ -33,6 +40,11 @@ def export(
     camera_names: Annotated[
         str, typer.Option(help="Names of the trained cameras in their order, c1,c2,...; all others are unknown.")
     ] = "",
+    precision: Annotated[Precision, typer.Option(help="fp16 is for GPUs; for INT8 see calibrate.")] = Precision.fp32,
+    images: Annotated[Path | None, typer.Option(help="Crops of people to judge fp16 on.")] = None,
+    allow_loss: Annotated[
+        bool, typer.Option("--allow-loss", help="Write an fp16 bundle also if it loses too much; it then says so.")
+    ] = False,
     backbone: Annotated[str | None, typer.Option(help="timm ViT whose blocks to use; default: by width.")] = None,
     image_size: Annotated[str | None, typer.Option(help="Crop size HxW, where the checkpoint leaves it open.")] = None,
     stride: Annotated[int | None, typer.Option(help="Patch stride, where the checkpoint leaves it open.")] = None,
@@ -56,7 +68,12 @@ def export(
     if size is not None and len(size) != 2:
         raise CheckpointError(f"--image-size {image_size}: give HEIGHTxWIDTH, as in 256x128")
     geometry = Geometry(backbone, (size[0], size[1]) if size else None, stride, heads)
-    bundle = export_bundle(checkpoint, out, options, geometry, report=log.info)
+    if precision is Precision.fp16:
+        from fpc_deploy.half_precision import export_half
+
+        bundle, _ = export_half(checkpoint, out, options, geometry, images, allow_loss, log.info)
+    else:
+        bundle = export_bundle(checkpoint, out, options, geometry, log.info)
     print_report(bundle.folder, bundle.manifest)
 
 

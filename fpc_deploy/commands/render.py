@@ -28,9 +28,9 @@ def render(
 ) -> None:
     """Render a person data set in Market-1501 layout, with the truth about every picture in truth.csv."""
     from fpc_deploy.rendering.clips import ClipPlan, fill_clips
-    from fpc_deploy.rendering.dataset import fill_dataset
+    from fpc_deploy.rendering.dataset import TRUTH_NAME, fill_dataset
     from fpc_deploy.rendering.plan import DatasetPlan
-    from fpc_deploy.rendering.publish import published
+    from runtime.folders import whole_folder
 
     plan = DatasetPlan(
         identities, cameras, seed, train_share, train_images, gallery_images, distractors, junk, height
@@ -42,7 +42,7 @@ def render(
         clips = ClipPlan(people, (1, 2), tuple(range(3, cameras + 1)) or (1, 2), seed, rate=rate, height=height)
         clips.check()
     processes = workers if workers > 0 else os.cpu_count() or 1
-    with published(out, overwrite) as part, _bar() as bar:
+    with whole_folder(out, overwrite=overwrite, markers=(TRUTH_NAME,)) as part, _bar() as bar:
         task = bar.add_task("Pictures", total=None)
         fill_dataset(part, plan, processes, lambda done, total: bar.update(task, completed=done, total=total))
         if clips is not None:

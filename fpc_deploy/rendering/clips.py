@@ -19,12 +19,13 @@ from fpc_deploy.rendering.crop import Occlusion, render_crop
 from fpc_deploy.rendering.dataset import Progress
 from fpc_deploy.rendering.filming import Box, Stage, film
 from fpc_deploy.rendering.people import draw_person
-from fpc_deploy.rendering.publish import published
 from fpc_deploy.rendering.seeds import generator
 from fpc_deploy.rendering.viewpoint import FRAME_HEIGHT, FRAME_WIDTH
 from fpc_deploy.rendering.walk import draw_walk
 from runtime.errors import FpcError
+from runtime.folders import whole_folder
 
+CAST_NAME = "identities.csv"
 STRANGER = 0
 """The identity of a walker who is not in the gallery."""
 
@@ -88,7 +89,7 @@ def render_clips(
         FpcError: The plan cannot be filmed, or `out` cannot be written.
     """
     plan.check()
-    with published(out, overwrite) as part:
+    with whole_folder(out, overwrite=overwrite, markers=(CAST_NAME,)) as part:
         fill_clips(part, plan, workers, progress)
     return out
 
@@ -110,7 +111,7 @@ def fill_clips(folder: Path, plan: ClipPlan, workers: int, progress: Progress | 
                 rows += result
                 if progress is not None:
                     progress(done, total)
-    with (folder / "identities.csv").open("w", newline="") as stream:
+    with (folder / CAST_NAME).open("w", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(("camera", "track", "identity"))
         table.writerows(rows)

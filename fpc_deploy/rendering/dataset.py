@@ -13,9 +13,10 @@ from fpc_deploy.rendering.cameras import Camera, draw_camera
 from fpc_deploy.rendering.crop import Crop, render_crop
 from fpc_deploy.rendering.people import Person, draw_person
 from fpc_deploy.rendering.plan import DISTRACTOR, GALLERY, JUNK, QUERY, TRAIN, DatasetPlan, Picture, pictures
-from fpc_deploy.rendering.publish import published
 from fpc_deploy.rendering.seeds import generator
+from runtime.folders import whole_folder
 
+TRUTH_NAME = "truth.csv"
 TRUTH_COLUMNS = ("folder", "file", "identity", "camera", "hidden", "cover", "heading_deg")
 Progress = Callable[[int, int], None]
 """Called with the number of things done and the number in all."""
@@ -49,7 +50,7 @@ def render_dataset(
     """
     plan = plan or DatasetPlan()
     plan.check()
-    with published(out, overwrite) as part:
+    with whole_folder(out, overwrite=overwrite, markers=(TRUTH_NAME,)) as part:
         fill_dataset(part, plan, workers, progress)
     return out
 
@@ -59,7 +60,7 @@ def fill_dataset(folder: Path, plan: DatasetPlan, workers: int, progress: Progre
     todo = list(pictures(plan))
     for name in (TRAIN, QUERY, GALLERY):
         (folder / name).mkdir()
-    with (folder / "truth.csv").open("w", newline="") as stream:
+    with (folder / TRUTH_NAME).open("w", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(TRUTH_COLUMNS)
         for done, row in enumerate(_rows(folder, plan, todo, workers), start=1):

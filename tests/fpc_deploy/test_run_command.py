@@ -198,3 +198,12 @@ def test_doctor_names_what_is_missing_and_how_to_get_it() -> None:
     assert "this machine can run bundles and export them" in done.stdout
     assert "pip install 'fpc-deploy[tensorrt]'" in done.stdout
     assert "hnswlib, which comes as source" in done.stdout
+
+
+def test_export_in_half_precision_is_judged(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    done = fpc_deploy("export", tiny_checkpoint, "--out", tmp_path / "half", "--prune-at", "1,2", "--precision", "fp16")
+    assert done.returncode == 0, done.stderr
+    manifest = Bundle.open(tmp_path / "half").manifest
+    assert manifest.precision == "fp16"
+    assert "fp16 against the reference on 16 held-out crops" in manifest.notes[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["half"]
