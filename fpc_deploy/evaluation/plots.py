@@ -47,7 +47,7 @@ def draw(path: Path, rows: Sequence[Row], dataset: str, sweep: str | None) -> No
     else:
         _draw_lines(axes, rows, labels)
     axes.set_xticks(range(len(labels)), labels)
-    axes.set_xlabel(sweep or "stages")
+    axes.set_xlabel("keep rate" if sweep == "drop" else sweep or "stages")
     axes.set_ylabel("percent")
     axes.set_title(dataset)
     _draw_cost(axes.twinx(), rows, labels)

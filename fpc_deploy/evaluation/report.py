@@ -16,8 +16,9 @@ from runtime.errors import FpcError
 def make_table(rows: Sequence[Row], title: str) -> Table:
     """Lay out rows for the terminal; settings that all rows share go below the table, not into columns."""
     settings = [_settings(row) for row in rows]
-    varied = [name for name in settings[0] if len({one[name] for one in settings}) > 1 or name == "stages"]
-    shared = [f"{name} {settings[0][name]}" for name in settings[0] if name not in varied and settings[0][name] != "-"]
+    found = {name: list(dict.fromkeys(one[name] for one in settings if one[name] != "-")) for name in settings[0]}
+    varied = [name for name, values in found.items() if len(values) > 1 or name == "stages"]
+    shared = [f"{name} {values[0]}" for name, values in found.items() if name not in varied and values]
     table = Table(title=title, title_justify="left", caption=", ".join(shared) or None, caption_justify="left")
     for name in varied:
         table.add_column(name, no_wrap=True)

@@ -3,8 +3,8 @@
 - without M and C: the cosine of their descriptors;
 - with M: 1 - ((1 - alpha) (1 - cosine) + alpha EMD) for the best `refine` by cosine of [cls], as `run` has it without a
   decoder; all others follow, in the order of the row without M;
-- with C: the cosine of the rebuilt descriptor with the gallery's descriptor. The K neighbours it is rebuilt from are the
-  nearest by cosine of [cls], or with M the nearest by cosine and EMD.
+- with C: the cosine of the rebuilt descriptor with the gallery's descriptor. The K neighbours it is rebuilt from are
+  the nearest by cosine of [cls], or with M the nearest by cosine and EMD.
 """
 
 from collections.abc import Callable
