@@ -29,15 +29,16 @@ class Batches:
                 f"a batch of {recipe.batch_size} shows {fits} people, the training set {people}: "
                 f"give --batch-size {most} or less"
             )
-        self._size = recipe.batch_size
-        length = max(len(identities), recipe.batch_size)
-        self._sampler = MPerClassSampler(identities, recipe.images_per_identity, recipe.batch_size, length)
+        self._identities, self._recipe = identities, recipe
+        self._length = max(len(identities), recipe.batch_size)
 
     def __len__(self) -> int:
-        return len(self._sampler) // self._size
+        return self._length // self._recipe.batch_size
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield (batch_size,) int64 indices."""
-        drawn = torch.tensor([int(index) for index in self._sampler])
-        # On small sets the sampler goes round less often than it says, and leaves zeros at the end: epochs go on.
-        yield from drawn[: len(self) * self._size].reshape(-1, self._size)
+        recipe = self._recipe
+        # A new sampler each time: it shuffles its labels in place, so a used one draws otherwise than a resumed run's.
+        sampler = MPerClassSampler(self._identities, recipe.images_per_identity, recipe.batch_size, self._length)
+        drawn = torch.tensor([int(index) for index in sampler])
+        yield from drawn[: len(self) * recipe.batch_size].reshape(-1, recipe.batch_size)
