@@ -60,7 +60,9 @@ class Encoder:
         """
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (*self._size, 3):
             height, width = self._size
-            raise EngineError(f"crops are {crops.dtype} {crops.shape}, the encoder takes uint8 (B, {height}, {width}, 3)")
+            raise EngineError(
+                f"crops are {crops.dtype} {crops.shape}, the encoder takes uint8 (B, {height}, {width}, 3)"
+            )
         if camera is None:
             camera = np.full(len(crops), self._cameras.unknown, np.int64)
         if camera.shape != (len(crops),) or (camera < 0).any() or (camera > self._cameras.unknown).any():

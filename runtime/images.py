@@ -32,7 +32,7 @@ BACKDROP = (255, 255, 255, 255)
 _reading = threading.Lock()
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Read an image file as it would be seen on screen.
 
     EXIF rotation is applied, grey-scale and palette images are expanded, 16-bit grey is scaled (not clipped) to 8 bits,
@@ -44,6 +44,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         ImageError: the file is missing, empty, no image of `FORMATS`, damaged, cut short, or too large.
     """
+    path = Path(path)
     _check_file(path)
     with _reading, warnings.catch_warnings():
         warnings.simplefilter("ignore")

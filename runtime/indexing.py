@@ -1,10 +1,8 @@
 """Labelled images become gallery entries: decoded ahead by threads, encoded in batches, added in transactions."""
 
-import contextlib
 import hashlib
 import logging
 import os
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +17,7 @@ from runtime.bundle import Bundle
 from runtime.datasets import LabelledImage, read_labelled
 from runtime.encoder import Encoder
 from runtime.errors import GalleryError, ImageError
+from runtime.folders import whole_folder
 from runtime.gallery.catalogue import DATABASE_NAME
 from runtime.gallery.gallery import DEFAULT_SETTINGS, Gallery
 from runtime.gallery.records import NewEntry, Settings
@@ -97,12 +96,10 @@ def build_gallery(
         BundleError, EngineError: the encoder cannot be loaded.
     """
     source, out = Path(source), Path(out)
-    _check_target(out, overwrite)
-    images = read_labelled(source)
-    beside = out.parent / f".{out.name}.{os.getpid()}.building"
     facts = bundle.manifest.model
     patches = facts.patches if tokens == "full" else 0
-    try:
+    with whole_folder(out, overwrite=overwrite, markers=(DATABASE_NAME,), error=GalleryError) as beside:
+        images = read_labelled(source)
         with Gallery.create(beside, bundle.binding, facts.embed_dim, patches, settings=settings) as gallery:
             result = _add(
                 gallery, bundle, images, engine, batch, progress, NewEntry("-", expires_at=expires_at), actor, reason
@@ -110,9 +107,6 @@ def build_gallery(
             gallery.fold()
         if not result.added:
             raise GalleryError(f"none of the {len(images)} images of {source} could be read: no gallery was made")
-        _put_in_place(beside, out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return result
 
 
@@ -256,40 +250,9 @@ def _encode(
     encoder: Encoder, bundle: Bundle, group: Sequence[_Decoded]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     cameras = bundle.manifest.cameras
-    index = [cameras.names.index(c) if (c := one.image.camera) in cameras.names else cameras.unknown for one in group]
+    index = [cameras.index_of(one.image.camera) for one in group]
     found = encoder.encode(np.stack([one.crop for one in group]), np.array(index, np.int64))
     return found.cls, found.descriptor, found.patches
-
-
-def _check_target(out: Path, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not overwrite:
-        raise GalleryError(f"{out} exists already: give --overwrite to replace it, or add to it with `index add`")
-    if out.is_symlink() or not (out / DATABASE_NAME).is_file():
-        raise GalleryError(f"{out} is not a gallery: it is not replaced; remove it yourself")
-
-
-def _put_in_place(beside: Path, out: Path) -> None:
-    """Rename the finished gallery to its place; one that is there goes last, and comes back on failure."""
-    old = out.parent / f".{out.name}.{os.getpid()}.old"
-    try:
-        if out.exists():
-            out.replace(old)
-        try:
-            beside.replace(out)
-        except OSError:
-            with contextlib.suppress(OSError):
-                old.replace(out)
-            raise
-        fd = os.open(out.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise GalleryError(f"{out} cannot be written: {error.strerror or error}") from error
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _text(path: Path) -> str:

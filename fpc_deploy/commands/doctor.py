@@ -11,13 +11,17 @@ def doctor() -> None:
     from fpc_deploy.doctor import examine
 
     findings = examine()
-    table = Table("part", "found", "needed for", "if missing")
+    table = Table("part", "found", "needed for")
     for finding in findings:
-        state = finding.found if finding.found else "[bold]missing[/bold]"
         table.add_row(
-            finding.part, state, finding.needed_for, "" if finding.found else finding.remedy.replace("[", r"\[")
+            finding.part, finding.found or "missing", finding.needed_for, style=None if finding.found else "dim"
         )
     Console().print(table)
+    missing = [finding for finding in findings if not finding.found]
+    if missing:
+        typer.echo("to add what is missing:")  # as plain lines, which no narrow terminal cuts
+    for finding in missing:
+        typer.echo(f"  {finding.part}: {finding.remedy}")
     found = {finding.part: finding.found for finding in findings}
     if not found["onnxruntime"] and not (found["tensorrt"] and found["pycuda"]):
         typer.echo("this machine cannot run bundles yet: install an engine, see above")

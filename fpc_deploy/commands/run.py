@@ -52,6 +52,7 @@ def run(
     with ExitStack() as stack:
         entries = stack.enter_context(closing(Gallery.open(gallery, opened.binding)))
         pipeline = Pipeline(opened, entries, settings, engine, threads)
+        entries.warm_up()
         batches = _batches(stack, source, pipeline, detector, boxes, detector_threshold, camera)
         sink = stack.enter_context(JsonLines(out))
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service stop ends as cleanly as Ctrl-C

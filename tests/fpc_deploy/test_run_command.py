@@ -96,7 +96,9 @@ def endless(site: Path, usual: list[object], tmp_path: Path) -> Iterator["subpro
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "service stop"])
-def test_an_interruption_ends_with_the_last_event_whole(endless: "subprocess.Popen[bytes]", sent: signal.Signals) -> None:
+def test_an_interruption_ends_with_the_last_event_whole(
+    endless: "subprocess.Popen[bytes]", sent: signal.Signals
+) -> None:
     assert endless.stdout is not None
     first = endless.stdout.readline()
     time.sleep(0.3)
@@ -191,13 +193,11 @@ def test_export_reports_and_refuses(tiny_checkpoint: Path, tmp_path: Path) -> No
 
 
 def test_doctor_names_what_is_missing_and_how_to_get_it() -> None:
-    done = subprocess.run(
-        [*COMMAND, "doctor"], capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"}
-    )
+    done = subprocess.run([*COMMAND, "doctor"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "this machine can run bundles and export them" in done.stdout
     assert "pip install 'fpc-deploy[tensorrt]'" in done.stdout
-    assert "hnswlib, which comes as source" in done.stdout
+    assert "installing hnswlib" in done.stdout
 
 
 def test_export_in_half_precision_is_judged(tiny_checkpoint: Path, tmp_path: Path) -> None:
