@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-EXTRAS := cpu,export,plots,render,tensorrt-rtx,train
+EXTRAS := cpu,train
 
 .PHONY: demo test test-quick check bench clean
 
