@@ -50,6 +50,10 @@ def train(
         PhaseName.both
     ),
     start: Annotated[Path | None, typer.Option(help="Checkpoint to start from instead of random weights.")] = None,
+    pretrained: Annotated[
+        bool,
+        typer.Option("--pretrained", help="Start from timm's ImageNet weights of the backbone, as the paper does."),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     backbone: Annotated[str | None, typer.Option(help="timm ViT whose blocks to use.")] = None,
     embed_dim: Annotated[int | None, typer.Option(help="Width of a token.")] = None,
@@ -99,7 +103,7 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     config, recipe = _settings(given)
-    plan = TrainingPlan(dataset, out, config, recipe, phase.value, start, resume)
+    plan = TrainingPlan(dataset, out, config, recipe, phase.value, start, pretrained, resume)
     compute = choose_compute(precision.value)
     log.info("training on %s, products in %s", compute.device, "bfloat16" if compute.bfloat16 else "float32")
     with _Bar() as bar:

@@ -74,10 +74,8 @@ def read_training_images(dataset: Path, height: int, width: int, told: Told = la
     return load_images(labelled, cameras, height, width, told)
 
 
-def read_test_images(
-    dataset: Path, cameras: Sequence[str], height: int, width: int
-) -> tuple[ImageSet, ImageSet] | None:
-    """Read the query and gallery folders of a data set, or return None where it has none.
+def read_test_images(dataset: Path, height: int, width: int) -> tuple[ImageSet, ImageSet] | None:
+    """Read the query and gallery folders of a data set, or return None where it has none; no camera has a number.
 
     Raises:
         SourceError: a folder is there and labels no image.
@@ -88,7 +86,7 @@ def read_test_images(
         return None
     labelled = [read_labelled(folder) for folder in folders]
     names = sorted({image.identity for images in labelled for image in images})
-    query, gallery = (load_images(images, cameras, height, width, identities=names) for images in labelled)
+    query, gallery = (load_images(images, (), height, width, identities=names) for images in labelled)
     return query, gallery
 
 

@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from torch import nn
 
-from export.checkpoint import load_checkpoint
 from export.model import FPCModel, ModelConfig
 from fpc_deploy.training.device import Compute, choose_compute
 from fpc_deploy.training.images import ImageSet, read_test_images, read_training_images
@@ -21,6 +20,7 @@ from fpc_deploy.training.plot import plot_history
 from fpc_deploy.training.recipe import Phase, Recipe
 from fpc_deploy.training.record import LAST, Progress, Subject, load_classifier, load_progress, save_final
 from fpc_deploy.training.score import Score, score_model
+from fpc_deploy.training.start import camera_names, given_model, pretrained_model, random_model, renumber_cameras
 from runtime.errors import CheckpointError, FpcError
 
 HISTORY, PLOT = "history.json", "training.png"
@@ -42,6 +42,7 @@ class TrainingPlan:
         recipe: how it is trained.
         phases: which of the phases run.
         start: checkpoint to start from instead of random weights; phase 2 alone needs one.
+        pretrained: start from timm's ImageNet weights of the backbone, as the paper does.
         resume: go on with what `run` holds.
     """
 
@@ -51,6 +52,7 @@ class TrainingPlan:
     recipe: Recipe = field(default_factory=Recipe)
     phases: Phases = "both"
     start: Path | None = None
+    pretrained: bool = False
     resume: bool = False
 
 
@@ -64,17 +66,22 @@ def train_model(plan: TrainingPlan, compute: Compute | None = None, watcher: Wat
     """
     compute, watcher = compute or choose_compute(), watcher or Watcher()
     torch.manual_seed(plan.recipe.seed)
-    loaded = load_checkpoint(plan.start).model if plan.start else None
-    if loaded is None and plan.phases == "decoder":
+    if plan.start is None and plan.phases == "decoder":
         raise CheckpointError("phase decoder starts from a trained encoder: give its checkpoint by --start")
-    config = loaded.config if loaded else plan.config
+    given = given_model(plan.start) if plan.start else None
+    config = given.config if given else plan.config
     plan.recipe.check(config)
     _claim(plan)
     images = read_training_images(plan.dataset, config.height, config.width)
-    tests = read_test_images(plan.dataset, images.camera_names, config.height, config.width)
+    model = given or _new_model(plan, len(images.camera_names))
+    names = camera_names(plan.start, config, images.camera_names) if plan.start else images.camera_names
+    images = renumber_cameras(images, names, model.config)
+    tests = read_test_images(plan.dataset, config.height, config.width)
     if tests is None:
         log.info("%s has no query and bounding_box_test: no mAP on the way", plan.dataset)
-    subject = _subject(plan, loaded, images, compute)
+    else:
+        tests = renumber_cameras(tests[0], names, model.config), renumber_cameras(tests[1], names, model.config)
+    subject = _subject(plan, model, images, compute)
     progress = load_progress(plan.run, subject) if plan.resume else Progress(_phases(plan)[0])
     try:
         for phase in _phases(plan)[_phases(plan).index(progress.phase) :]:
@@ -103,17 +110,13 @@ def _phases(plan: TrainingPlan) -> tuple[Phase, ...]:
     return ("encoder", "decoder") if plan.phases == "both" else (plan.phases,)
 
 
-def _subject(plan: TrainingPlan, loaded: FPCModel | None, images: ImageSet, compute: Compute) -> Subject:
-    """Make model and classifier, random or from the checkpoint to start from."""
-    cameras = len(images.camera_names)
-    if loaded is not None and loaded.config.cameras not in (0, cameras):
-        log.warning("%s knows %d cameras, the data set has %d: all count as unknown", plan.start,
-                    loaded.config.cameras, cameras)  # fmt: skip
-    model = FPCModel(replace(plan.config, cameras=cameras)) if loaded is None else loaded
-    if model.decoder is None:
-        whole = FPCModel(model.config)
-        whole.load_state_dict(model.state_dict(), strict=False)
-        model = whole
+def _new_model(plan: TrainingPlan, cameras: int) -> FPCModel:
+    config = replace(plan.config, cameras=cameras)
+    return pretrained_model(config) if plan.pretrained else random_model(config)
+
+
+def _subject(plan: TrainingPlan, model: FPCModel, images: ImageSet, compute: Compute) -> Subject:
+    """Put a classifier beside the model: random, or that of the checkpoint to start from."""
     classifier = nn.Linear(model.config.embed_dim, len(images.identity_names), bias=False)
     nn.init.normal_(classifier.weight, std=CLASSIFIER_DEVIATION)
     if plan.start is not None and not load_classifier(plan.start, classifier, images.identity_names):

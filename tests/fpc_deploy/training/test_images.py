@@ -29,17 +29,8 @@ def test_distractors_and_junk_are_nobody_to_learn(tmp_path: Path) -> None:
     assert len(read_training_images(folder.parent, 32, 16)) == 24
 
 
-def test_a_camera_that_was_not_trained_on_counts_as_unknown(dataset: Path) -> None:
-    tests = read_test_images(dataset, ("c2",), 32, 16)
-
-    assert tests is not None
-    query, gallery = tests
-    assert set(query.cameras.tolist()) == {1}  # c1: one beyond the only trained camera
-    assert set(gallery.cameras.tolist()) == {0, 1}
-
-
 def test_a_set_without_queries_has_no_test(tmp_path: Path) -> None:
-    assert read_test_images(tmp_path, (), 32, 16) is None
+    assert read_test_images(tmp_path, 32, 16) is None
 
 
 def test_one_image_of_a_person_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
