@@ -45,6 +45,10 @@ INT8_BOUNDS = Bounds(descriptor_cosine=0.98, kept=0.9, top=0.9, score_shift=0.02
 """Top 10 is the project's promise for INT8. The others are set where a user would have to act: with scores 0.02 off, an
 acceptance threshold that was calibrated in float32 has to be calibrated anew."""
 BOUNDS: dict[Precision, Bounds] = {"fp16": FP16_BOUNDS, "int8": INT8_BOUNDS}
+REMEDY: dict[Precision, str] = {
+    "fp16": "keep to fp32",
+    "int8": "calibrate with more crops or another --method",
+}
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,8 @@ class Verdict:
         """Raise ParityError, naming every broken bound, unless the bundle passed."""
         if self.failures:
             raise ParityError(
-                f"{self.precision} loses too much: {'; '.join(self.failures)}; no bundle was written; calibrate with "
-                "more crops or another --method, or accept the loss with --allow-loss"
+                f"{self.precision} loses too much: {'; '.join(self.failures)}; no bundle was written; "
+                f"{REMEDY[self.precision]}, or accept the loss with --allow-loss"
             )
 
 

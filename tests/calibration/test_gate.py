@@ -1,0 +1,103 @@
+"""The gate: what is alike passes, what is crippled fails, and not a number never passes."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from calibration.agreement import Agreement
+from calibration.derive import derive_bundle
+from calibration.gate import FP16_BOUNDS, INT8_BOUNDS, Verdict, judge
+from calibration.int8 import collect_ranges, to_int8
+from calibration.occlusion import SHARES, occlude
+from runtime.bundle import Bundle
+from runtime.errors import ParityError
+from tests.calibration.conftest import smooth
+
+CROPS = smooth(32, 7)
+PERFECT = Agreement(
+    queries=16,
+    gallery=24,
+    descriptor_cosine=1.0,
+    worst_cosine=1.0,
+    worst_query=0,
+    consolidated_cosine=1.0,
+    kept={"block 1": 1.0, "block 2": 1.0},
+    top=1.0,
+    score_shift=0.0,
+    score_spread=0.0,
+)
+
+
+def judged(source: Bundle, candidate: Bundle) -> Verdict:
+    return judge(source, candidate, CROPS[:8], CROPS[8:])
+
+
+def test_the_same_graphs_agree_in_everything(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    def copy(graph: str, before: Path, after: Path) -> None:
+        shutil.copyfile(before, after)
+
+    _, verdict = derive_bundle(tiny_bundle, tmp_path / "same", "int8", copy, judged)
+    found = verdict.agreement
+    assert verdict.passed
+    assert found.descriptor_cosine == pytest.approx(1, abs=1e-6)
+    assert (found.kept, found.top, found.score_shift, found.score_spread) == ({"block 1": 1, "block 2": 1}, 1, 0, 0)
+    assert (found.queries, found.gallery) == (16, 24)
+
+
+def test_a_graph_with_crippled_ranges_is_not_written(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    def cripple(graph: str, before: Path, after: Path) -> None:
+        if not graph.endswith("encoder"):
+            shutil.copyfile(before, after)
+            return
+        model = onnx.load(before)
+        ranges = collect_ranges(model, CROPS[8:], 3, "minmax", after.parent)
+        onnx.save(to_int8(model, {name: 0.02 * most for name, most in ranges.items()}), after)
+
+    with pytest.raises(ParityError, match=r"int8 loses too much: .*descriptor cosine .*another --method"):
+        derive_bundle(tiny_bundle, tmp_path / "out", "int8", cripple, judged)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        ({"descriptor_cosine": 0.97}, "descriptor cosine 0.9700, at least 0.98"),
+        ({"kept": {"block 1": 1.0, "block 2": 0.8}}, "patches kept alike at block 2 0.8000, at least 0.9"),
+        ({"top": 0.89}, "top-10 overlap 0.8900, at least 0.9"),
+        ({"score_shift": -0.03}, "mean score shift 0.0300, at most 0.02"),
+        ({"score_spread": 0.03}, "score spread 0.0300, at most 0.02"),
+        ({"descriptor_cosine": float("nan")}, "descriptor cosine nan"),
+        ({"score_spread": float("nan")}, "score spread nan"),
+    ],
+    ids=str,
+)
+def test_each_bound_is_checked(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, change: dict[str, float], phrase: str
+) -> None:
+    found = replace(PERFECT, **change)  # type: ignore[arg-type]
+    monkeypatch.setattr("calibration.gate.compare_bundles", lambda *_: found)
+    int8 = Bundle(tiny_bundle.folder, tiny_bundle.manifest.model_copy(update={"precision": "int8"}))
+    (failure,) = judged(tiny_bundle, int8).failures
+    assert failure.startswith(phrase)
+
+
+def test_bounds_are_the_project_s_promises() -> None:
+    assert (FP16_BOUNDS.descriptor_cosine, FP16_BOUNDS.kept) == (0.9999, 0.99)
+    assert INT8_BOUNDS.top == 0.9
+
+
+def test_a_float32_bundle_is_not_judged(tiny_bundle: Bundle) -> None:
+    with pytest.raises(ValueError, match="proved against torch"):
+        judged(tiny_bundle, tiny_bundle)
+
+
+def test_occlusion_covers_a_side_and_leaves_the_rest() -> None:
+    covered = occlude(CROPS)
+    assert np.array_equal(covered, occlude(CROPS))
+    changed = (covered != CROPS).any(axis=3).mean(axis=(1, 2))
+    assert (changed <= SHARES[1] + 0.05).all()
+    assert (changed >= SHARES[0] - 0.1).all()
