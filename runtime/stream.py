@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import events
-from runtime.detections import NO_TRACK, Detections
+from runtime.detection.detections import NO_TRACK, Detections
 from runtime.events import Event
 from runtime.images import cut, has_area, resize
 from runtime.pipeline import MAX_BATCH, Identification, Pipeline, StageTimes

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from runtime.bundle import Bundle
-from runtime.detector import Detector
+from runtime.detection.detector import Detector
 from runtime.events import Event
 from runtime.images import cut, has_area
 from runtime.sources import open_frames

@@ -12,7 +12,7 @@ def demo(
     people: Annotated[int, typer.Option(min=2, max=40, help="People who walk past the cameras.")] = 8,
 ) -> None:
     """Export, index and run on rendered cameras; writes a report with pictures to OUT/report.html."""
-    from fpc_deploy.demo import run_demo
+    from fpc_deploy.demo.run import run_demo
 
     result = run_demo(out, seed, people)
     typer.echo(

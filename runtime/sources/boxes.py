@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.detections import NO_TRACK, Detections
+from runtime.detection.detections import NO_TRACK, Detections
 from runtime.errors import SourceError
 
 MIN_FIELDS = 6

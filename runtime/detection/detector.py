@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.detections import NO_TRACK, Detections
+from runtime.detection.detections import NO_TRACK, Detections
+from runtime.detection.layouts import YOLOV8, YOLOX, Grid, Layout, recognise
+from runtime.detection.letterbox import fit
+from runtime.detection.suppression import suppress
 from runtime.engines import Engine, TensorSpec, open_engine
 from runtime.errors import DetectorError
 from runtime.images import clip, has_area
-from runtime.layouts import YOLOV8, YOLOX, Grid, Layout, recognise
-from runtime.letterbox import fit
-from runtime.suppression import suppress
 
 DEFAULT_THRESHOLD = 0.5
 DEFAULT_NMS = 0.45  # both families' own default

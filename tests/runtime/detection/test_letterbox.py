@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from runtime.letterbox import Letterbox, centre_letterbox, corner_letterbox, fit
+from runtime.detection.letterbox import Letterbox, centre_letterbox, corner_letterbox, fit
 
 
 def test_letterboxes_fill_with_grey_where_their_family_does() -> None:

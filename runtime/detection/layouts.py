@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.letterbox import Letterbox, centre_letterbox, corner_letterbox
+from runtime.detection.letterbox import Letterbox, centre_letterbox, corner_letterbox
 
 Rows = NDArray[np.float32]
 

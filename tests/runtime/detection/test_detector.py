@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.detections import NO_TRACK
-from runtime.detector import MAX_PEOPLE, Detector
+from runtime.detection.detections import NO_TRACK
+from runtime.detection.detector import MAX_PEOPLE, Detector
+from runtime.detection.layouts import grid_of
 from runtime.errors import DetectorError, EngineError
-from runtime.layouts import grid_of
 from runtime.sources import Frame, open_frames
 from tests.paths import VIDEO, YOLOX_NANO
 

@@ -4,64 +4,19 @@ import csv
 import logging
 import os
 import time
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from fpc_deploy.demo.track import Track
 from runtime.errors import MissingExtraError
-from runtime.events import Event
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = Path(__file__).parent / "demo_model" / "demo.pth"
+CHECKPOINT = Path(__file__).parents[1] / "demo_model" / "demo.pth"
 WATCHING = (1, 2)
 """Cameras that film; the gallery's pictures were taken by others."""
 ENROLLING = (3, 4, 5)
-
-
-@dataclass
-class Track:
-    """One person's way past one camera, and what the events say of it.
-
-    Attributes:
-        camera: that filmed.
-        number: of the track in the camera's box file.
-        truth: identity that walked, or None for a stranger who is not in the gallery.
-        events: in order of time.
-        clearest: the event with the largest box.
-        crop: (H, W, 3) uint8 of that event.
-    """
-
-    camera: str
-    number: int
-    truth: str | None
-    events: list[Event] = field(default_factory=list)
-    clearest: Event = field(init=False)
-    crop: NDArray[np.uint8] = field(init=False)
-
-    def add(self, event: Event, crop: NDArray[np.uint8]) -> None:
-        """Take one more event of this track, with what the encoder saw."""
-        if not self.events or _area(event) > _area(self.clearest):
-            self.clearest, self.crop = event, crop
-        self.events.append(event)
-
-    @property
-    def named(self) -> str | None:
-        """The identity with the largest sum of similarities over the track."""
-        votes: dict[str, float] = defaultdict(float)
-        for event in self.events:
-            if event.identity is not None:
-                votes[event.identity] += event.similarity or 0.0
-        return max(votes, key=lambda name: votes[name]) if votes else None
-
-    @property
-    def right(self) -> bool:
-        """Whether the person was named rightly; a stranger is right when nobody is named."""
-        return self.named == self.truth
 
 
 @dataclass(frozen=True)
@@ -100,8 +55,8 @@ def run_demo(out: Path, seed: int, people: int) -> DemoResult:
         from export.write import ExportOptions, export_bundle
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "export") from error
+    from fpc_deploy.demo.report import write_report
     from fpc_deploy.rendering import ClipPlan, render_clips
-    from fpc_deploy.report import write_report
     from runtime.indexing import build_gallery
 
     log.info("1/5 rendering %d people, cameras %s", people, WATCHING)
@@ -152,11 +107,6 @@ def _watch(out: Path, clips: Path, camera: str) -> list[Track]:
                 if event.track in tracks:
                     tracks[event.track].add(event, crop)
     return [track for track in tracks.values() if track.events]
-
-
-def _area(event: Event) -> float:
-    x1, y1, x2, y2 = event.box
-    return (x2 - x1) * (y2 - y1)
 
 
 def _read_truth(path: Path, camera: str) -> Sequence[Track]:

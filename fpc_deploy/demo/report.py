@@ -4,7 +4,7 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -14,13 +14,11 @@ from PIL import Image
 
 from export.checkpoint import load_checkpoint
 from export.model import FPCModel, ModelConfig, normalise
+from fpc_deploy.demo.track import Track
 from runtime.bundle import Bundle
 from runtime.events import Neighbour
 from runtime.gallery import Gallery
 from runtime.images import read_image
-
-if TYPE_CHECKING:
-    from fpc_deploy.demo import Track
 
 TEMPLATE = Path(__file__).with_name("report.html")
 NEIGHBOURS_SHOWN = 5
@@ -28,7 +26,7 @@ DARK = 0.2
 """Brightness of a pruned place, of full."""
 
 
-def write_report(out: Path, bundle: Bundle, checkpoint: Path, tracks: Sequence["Track"]) -> Path:
+def write_report(out: Path, bundle: Bundle, checkpoint: Path, tracks: Sequence[Track]) -> Path:
     """Write `report.html`, one page that holds its pictures.
 
     Args:
@@ -84,7 +82,7 @@ def surviving(crop: NDArray[np.uint8], places: NDArray[np.int64], config: ModelC
     return np.asarray(crop * lit[..., None], np.uint8)
 
 
-def _row(track: "Track", model: FPCModel, bundle: Bundle, gallery: Gallery) -> dict[str, Any]:
+def _row(track: Track, model: FPCModel, bundle: Bundle, gallery: Gallery) -> dict[str, Any]:
     event = track.clearest
     return {
         "number": track.number,

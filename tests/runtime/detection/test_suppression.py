@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from runtime.suppression import intersection_over_union, suppress
+from runtime.detection.suppression import intersection_over_union, suppress
 
 
 def test_suppression() -> None:

@@ -1,0 +1,1 @@
+"""The main job with no file from outside: render, export, index, watch, report."""
