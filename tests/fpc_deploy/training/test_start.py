@@ -41,7 +41,7 @@ def test_position_rows_are_resampled(vit: Any) -> None:
 
 
 @pytest.mark.parametrize("change", [{"depth": 5}, {"depth": 3}, {"embed_dim": 64}, {"patch_size": 4}])
-def test_a_vit_of_another_size(vit: Any, change: dict[str, int]) -> None:
+def test_a_vit_of_another_size(vit: Any, change: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="leave --embed-dim"):
         from_timm(vit.state_dict(), (4, 2), replace(CONFIG, **change))
 
