@@ -132,10 +132,12 @@ def _title(dataset: str, sweep: Sweep | None, tokens: TokenChoice, *, strict: bo
 def _print(rows: list["Row"], size: "GallerySize", title: str, sweep: Sweep | None) -> None:
     from rich.console import Console
 
-    from fpc_deploy.evaluation.report import make_table
+    from fpc_deploy.evaluation.report import describe_shared, make_table
 
-    console, scores = Console(), rows[-1].scores
+    console, scores = Console(highlight=False), rows[-1].scores
     console.print(make_table(rows, title))
+    if shared := describe_shared(rows):
+        console.print(shared)
     console.print(f"{scores.queries} queries counted, {scores.without_match} not: no other camera saw their person")
     console.print(
         f"gallery: {size.entries} entries, {size.bytes / 1e6:.1f} MB, {size.bytes / size.entries / 1e3:.1f} kB an entry"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from fpc_deploy.evaluation.evaluation import Outcome
 from fpc_deploy.evaluation.rows import Row
@@ -14,21 +15,30 @@ from runtime.errors import FpcError
 
 
 def make_table(rows: Sequence[Row], title: str) -> Table:
-    """Lay out rows for the terminal; settings that all rows share go below the table, not into columns."""
-    settings = [_settings(row) for row in rows]
-    found = {name: list(dict.fromkeys(one[name] for one in settings if one[name] != "-")) for name in settings[0]}
-    varied = [name for name, values in found.items() if len(values) > 1 or name == "stages"]
-    shared = [f"{name} {values[0]}" for name, values in found.items() if name not in varied and values]
-    table = Table(title=title, title_justify="left", caption=", ".join(shared) or None, caption_justify="left")
+    """Lay out rows for the terminal, with a column for each setting that varies."""
+    varied = ["stages", *(name for name, values in _values(rows).items() if len(values) > 1 and name != "stages")]
+    table = Table(title=Text(title), title_justify="left")
     for name in varied:
         table.add_column(name, no_wrap=True)
     for name in ("mAP", "rank 1", "rank 5", "rank 10", "G mult-adds"):
         table.add_column(name, justify="right")
-    for row, setting in zip(rows, settings, strict=True):
-        scores = row.scores
+    for row in rows:
+        setting, scores = _settings(row), row.scores
         percents = [f"{value:.1f}" for value in (scores.mean_ap, scores.rank1, scores.rank5, scores.rank10)]
         table.add_row(*(setting[name] for name in varied), *percents, f"{row.multiply_adds_g:.3g}")
     return table
+
+
+def describe_shared(rows: Sequence[Row]) -> str:
+    """Name the settings that all rows which read them share: `keep rate 0.8, alpha 0.4, K 10`."""
+    found = _values(rows)
+    return ", ".join(f"{name} {values[0]}" for name, values in found.items() if len(values) == 1 and name != "stages")
+
+
+def _values(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Values that each setting takes, without rows that do not read it."""
+    settings = [_settings(row) for row in rows]
+    return {name: list(dict.fromkeys(one[name] for one in settings if one[name] != "-")) for name in settings[0]}
 
 
 def _settings(row: Row) -> dict[str, str]:

@@ -39,7 +39,7 @@ def run(evaluation: Evaluation, graphs: Graphs) -> Run:
 
 
 @pytest.fixture(scope="session")
-def crops(market_set: TestSet) -> np.ndarray:  # type: ignore[type-arg]
+def crops(market_set: TestSet) -> np.ndarray:
     """All query crops."""
     return np.stack([resize(read_image(image.path), 64, 32) for image in market_set.query])
 
@@ -131,7 +131,7 @@ def test_strict_neighbours_are_none_that_the_protocol_leaves_out(
 def test_a_gallery_of_cls_tokens(market_set: TestSet, graphs: Graphs, tmp_path: Path) -> None:
     outcomes, sizes = {}, {}
     for tokens in ("full", "cls"):
-        with Evaluation(market_set, tmp_path, Options(tokens=tokens), lambda *_: None) as one:  # type: ignore[arg-type]
+        with Evaluation(market_set, tmp_path, Options(tokens=tokens), lambda *_: None) as one:
             outcomes[tokens] = one.run(graphs, base_configuration(graphs.bundle, "SC"))
             sizes[tokens] = one.gallery_size()
     assert sizes["cls"].entries == sizes["full"].entries == 49
