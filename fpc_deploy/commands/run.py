@@ -75,7 +75,7 @@ def _batches(
     camera: str | None,
 ) -> "Iterator[Batch]":
     """Open the source and say how people are found in it."""
-    from runtime.detector import Detector
+    from runtime.detection.detector import Detector
     from runtime.sources import is_url, open_crops, open_frames, read_mot
     from runtime.stream import people_in_crops, people_in_frames
 
