@@ -72,7 +72,7 @@ def rerank(query: NDArray[np.float32], gallery: NDArray[np.float32], settings: R
     nearest = _nearest(distance, max(k1 + 1, k2))
     encoding = _reciprocal_encoding(distance, nearest, k1)
     if k2 > 1:
-        encoding = np.stack([encoding[near].mean(axis=0) for near in nearest[:, :k2]])
+        encoding = _averaged(encoding, nearest[:, :k2])
     columns = np.ascontiguousarray(encoding[queries:].T)  # (Q + G, G): what a query does not touch is never read
     similarity = np.empty((queries, len(gallery)), np.float32)
     for row in range(queries):
@@ -86,10 +86,13 @@ def rerank(query: NDArray[np.float32], gallery: NDArray[np.float32], settings: R
 def _distances(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, n) squared distances of unit vectors, each row scaled by its largest."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    distance = np.maximum(2 - 2 * (unit @ unit.T), 0, dtype=np.float32)
+    distance: NDArray[np.float32] = unit @ unit.T
+    distance *= -2  # in place: for Occluded-Duke each copy takes 1.6 GB
+    distance += 2
+    np.maximum(distance, 0, out=distance)
     np.fill_diagonal(distance, 0)  # rounding must not put anything before the image itself
-    scaled: NDArray[np.float32] = distance / distance.max(axis=1, keepdims=True)
-    return scaled
+    distance /= distance.max(axis=1, keepdims=True)
+    return distance
 
 
 def _nearest(distance: NDArray[np.float32], count: int) -> NDArray[np.int64]:
@@ -128,3 +131,11 @@ def _reciprocal_encoding(distance: NDArray[np.float32], nearest: NDArray[np.int6
         weights = np.exp(-distance[row, places])
         encoding[row, places] = weights / weights.sum()
     return encoding
+
+
+def _averaged(encoding: NDArray[np.float32], nearest: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(n, n) mean of the encodings of each image's nearest."""
+    averaged = np.empty_like(encoding)
+    for row, near in enumerate(nearest):
+        averaged[row] = encoding[near].mean(axis=0)
+    return averaged
