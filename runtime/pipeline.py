@@ -135,12 +135,20 @@ class Pipeline:
     ) -> list[Identification]:
         with times.stage("encode"):
             query = self._encoder.encode(crops, cameras)
+        try:
+            neighbours = self._match(query, times)
+        except GalleryError as error:
+            # an entry whose tokens fail their checksum is left out from now on: a camera need not stop for it
+            log.warning("matching once more: %s", error)
+            neighbours = self._match(query, times)
+        best, similarity = self._rank(query, neighbours, times)
+        return self._describe(query, neighbours, best, similarity)
+
+    def _match(self, query: Features, times: StageTimes) -> Neighbours:
         with times.stage("search"):
             candidates = self.gallery.search(query.cls, max(self.settings.refine, self.settings.neighbours))
         with times.stage("emd"):
-            neighbours = self._matcher.refine(query, candidates.entries, candidates.cosine, self.gallery)
-        best, similarity = self._rank(query, neighbours, times)
-        return self._describe(query, neighbours, best, similarity)
+            return self._matcher.refine(query, candidates.entries, candidates.cosine, self.gallery)
 
     def _rank(
         self, query: Features, neighbours: Neighbours, times: StageTimes

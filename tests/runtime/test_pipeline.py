@@ -113,6 +113,21 @@ def test_stage_times_are_added_up(tiny_bundle: Bundle, gallery: Gallery) -> None
     assert all(value > 0 for value in times.ms.values())
 
 
+def test_a_damaged_entry_is_left_out_and_the_camera_goes_on(
+    tiny_bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    enrolled(tiny_bundle, tmp_path / "g", 10).close()
+    tokens = next((tmp_path / "g").glob("tokens-*.bin"))
+    content = bytearray(tokens.read_bytes())
+    content[100] ^= 0xFF  # in the tokens of the first entry
+    tokens.write_bytes(content)
+    with Gallery.open(tmp_path / "g", tiny_bundle.binding) as gallery:
+        pipeline = Pipeline(tiny_bundle, gallery, MatchSettings(neighbours=PEOPLE))
+        answers = [pipeline.identify(crops(1))[0] for _ in range(2)]
+    assert caplog.text.count("matching once more: entry 1 is damaged") == 1
+    assert all({near.entry for near in answer.neighbours} == set(range(2, PEOPLE + 1)) for answer in answers)
+
+
 def test_no_crops_no_answers(tiny_bundle: Bundle, gallery: Gallery) -> None:
     assert Pipeline(tiny_bundle, gallery).identify(crops(1)[:0]) == []
 
