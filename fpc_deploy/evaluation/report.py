@@ -20,7 +20,7 @@ def make_table(rows: Sequence[Row], title: str) -> Table:
     table = Table(title=Text(title), title_justify="left")
     for name in varied:
         table.add_column(name, no_wrap=True)
-    for name in ("mAP", "rank 1", "rank 5", "rank 10", "G mult-adds"):
+    for name in ("mAP", "rank 1", "rank 5", "rank 10", "GMACs"):
         table.add_column(name, justify="right")
     for row in rows:
         setting, scores = _settings(row), row.scores
