@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import timm
 import torch
 from torch import Tensor
 
-from export.model import FPCModel, ModelConfig
+from export.model import DecoderTokens, FPCModel, ModelConfig
 from runtime.errors import CheckpointError
 
 TRAINING_FORMAT = "fpc-deploy/checkpoint/1"
@@ -50,11 +50,30 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class TrainedFor:
+    """How a model was trained to be used; the defaults are the published configuration (design section 4).
+
+    Attributes:
+        keep_rate: share of patches that survives each pruning block.
+        prune_at: blocks that prune, counted from 0.
+        decoder_tokens: whether the query's own tokens join its neighbours' in the decoder.
+    """
+
+    keep_rate: float = 0.8
+    prune_at: tuple[int, ...] = (3, 6, 9)
+    decoder_tokens: DecoderTokens = "gallery"
+
+
+PUBLISHED = TrainedFor()
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """A checkpoint as a model.
 
     Attributes:
         model: in eval mode.
+        trained_for: what our own checkpoints say of it; the published configuration for all others.
         source_format: whose naming the checkpoint has.
         model_hash: SHA-256 of the parameters in use, the same for any file that holds them.
         unused: names of parameters that deployment does not need.
@@ -64,6 +83,7 @@ class LoadedModel:
     source_format: SourceFormat
     model_hash: str
     unused: tuple[str, ...]
+    trained_for: TrainedFor = PUBLISHED
 
 
 def load_checkpoint(path: Path, geometry: Geometry = Geometry()) -> LoadedModel:
@@ -277,7 +297,26 @@ def _load_own(path: Path, content: dict[str, Any]) -> LoadedModel:
         raise CheckpointError(f"{path} is a damaged fpc-deploy checkpoint: its model holds more than tensors")
     has_decoder = any(key.startswith("decoder.") for key in state)
     model = _fill(path, ModelConfig(**settings), state, has_decoder=has_decoder, original={})
-    return LoadedModel(model, "fpc-deploy", hash_parameters(model.state_dict()), ())
+    return LoadedModel(model, "fpc-deploy", hash_parameters(model.state_dict()), (), _trained_for(path, content))
+
+
+def _trained_for(path: Path, content: dict[str, Any]) -> TrainedFor:
+    """Read from the recipe of a training run what the model expects; a checkpoint without one was never trained."""
+    training = content.get("training")
+    recipe = training.get("recipe") if isinstance(training, dict) else None
+    if not isinstance(recipe, dict):
+        return PUBLISHED
+    rate, blocks = recipe.get("keep_rate"), recipe.get("prune_at")
+    choices: tuple[DecoderTokens, ...] = get_args(DecoderTokens)
+    tokens = next((choice for choice in choices if choice == recipe.get("decoder_tokens")), None)
+    if (
+        not isinstance(rate, float | int)
+        or not isinstance(blocks, list)
+        or not all(isinstance(block, int) for block in blocks)
+        or tokens is None
+    ):
+        raise CheckpointError(f"{path} is a damaged fpc-deploy checkpoint: its recipe cannot be read")
+    return TrainedFor(float(rate), tuple(blocks), tokens)
 
 
 def _with_nearest(strange: list[str], known: list[str]) -> str:

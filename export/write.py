@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from export.checkpoint import Geometry, LoadedModel, load_checkpoint
 from export.graphs import DecoderGraph, EncoderGraph, MatcherGraph
-from export.model import DecoderTokens, FPCModel, ModelConfig, keep_counts
+from export.model import DecoderTokens, FPCModel, keep_counts
 from export.multiply_adds import count_as_published, count_linear
 from export.parity import BATCHES, compare_encoder, demand_parity, pruning_values
 from export.parity_matching import compare_decoder, compare_matcher, make_memory
@@ -42,6 +42,8 @@ Report = Callable[[str], None]
 class ExportOptions:
     """What may be chosen at export.
 
+    What is None is as the model was trained, see `export.checkpoint.TrainedFor`.
+
     Attributes:
         keep_rate: share of patches that survives each pruning block.
         prune_at: blocks that prune, counted from 0.
@@ -51,9 +53,9 @@ class ExportOptions:
         overwrite: replace a bundle that is already there.
     """
 
-    keep_rate: float = 0.8
-    prune_at: tuple[int, ...] = (3, 6, 9)
-    decoder_tokens: DecoderTokens = "gallery"
+    keep_rate: float | None = None
+    prune_at: tuple[int, ...] | None = None
+    decoder_tokens: DecoderTokens | None = None
     camera_names: tuple[str, ...] = ()
     matching: MatchSettings = field(default_factory=MatchSettings)
     overwrite: bool = False
@@ -83,46 +85,63 @@ def export_bundle(
     with bundle_folder(out, overwrite=options.overwrite) as folder:
         report(f"reading {checkpoint}")
         loaded = load_checkpoint(checkpoint, geometry)
-        keep = _keep_schedule(loaded.model.config, options)
-        _write_bundle(loaded, keep, options, folder, report)
+        _write_bundle(loaded, _settle(loaded, options), folder, report)
     return Bundle.open(out)
 
 
-def _keep_schedule(config: ModelConfig, options: ExportOptions) -> dict[int, int]:
-    if not 0 < options.keep_rate <= 1:
-        raise CheckpointError(f"--keep-rate {options.keep_rate} must be above 0 and at most 1")
+@dataclass(frozen=True)
+class _Plan:
+    """The options with every open choice made.
+
+    Attributes:
+        keep: {block: patches that survive it}.
+    """
+
+    keep_rate: float
+    keep: dict[int, int]
+    decoder_tokens: DecoderTokens
+    camera_names: tuple[str, ...]
+    matching: MatchSettings
+
+
+def _settle(loaded: LoadedModel, options: ExportOptions) -> _Plan:
+    config, trained = loaded.model.config, loaded.trained_for
+    keep_rate = trained.keep_rate if options.keep_rate is None else options.keep_rate
+    prune_at = trained.prune_at if options.prune_at is None else options.prune_at
+    if not 0 < keep_rate <= 1:
+        raise CheckpointError(f"--keep-rate {keep_rate} must be above 0 and at most 1")
     shared = config.depth - 1
-    outside = [block for block in options.prune_at if not 0 <= block < shared]
+    outside = [block for block in prune_at if not 0 <= block < shared]
     if outside:
         raise CheckpointError(
             f"--prune-at {','.join(map(str, outside))}: of this model only blocks 0 to {shared - 1} can prune"
         )
     if options.camera_names and len(options.camera_names) != config.cameras:
         raise CheckpointError(f"{len(options.camera_names)} camera names for a model of {config.cameras} cameras")
-    return keep_counts(config.patches, options.keep_rate, options.prune_at)
+    keep = keep_counts(config.patches, keep_rate, prune_at)
+    tokens = options.decoder_tokens or trained.decoder_tokens
+    return _Plan(keep_rate, keep, tokens, options.camera_names, options.matching)
 
 
-def _write_bundle(
-    loaded: LoadedModel, keep: dict[int, int], options: ExportOptions, folder: Path, report: Report
-) -> None:
+def _write_bundle(loaded: LoadedModel, plan: _Plan, folder: Path, report: Report) -> None:
     model = loaded.model
     graphs: dict[str, ModelProto] = {}
-    for name, trace in _tracers(model, keep, options).items():
+    for name, trace in _tracers(model, plan).items():
         report(f"tracing {name}")
         graphs[name] = trace()
         onnx.save(graphs[name], folder / f"{name}.onnx")
     report("proving the graphs against torch")
-    parity, overlap = _prove(model, keep, options, graphs, folder)
+    parity, overlap = _prove(model, plan, graphs, folder)
     demand_parity(parity)
-    manifest = _manifest(loaded, keep, options, graphs, folder, parity, overlap)
+    manifest = _manifest(loaded, plan, graphs, folder, parity, overlap)
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def _tracers(model: FPCModel, keep: dict[int, int], options: ExportOptions) -> dict[str, Callable[[], ModelProto]]:
+def _tracers(model: FPCModel, plan: _Plan) -> dict[str, Callable[[], ModelProto]]:
     """Return {graph name: function that traces it}; without a decoder there is no decoder graph."""
     config = model.config
     width, patches = config.embed_dim, config.patches
-    kept = list(keep.values())[-1] if keep else patches
+    kept = list(plan.keep.values())[-1] if plan.keep else patches
 
     def port(name: str, shape: Sequence[int], *axes: str) -> Port:
         return Port(name, torch.rand(*shape), dict(enumerate(axes)))
@@ -140,47 +159,46 @@ def _tracers(model: FPCModel, keep: dict[int, int], options: ExportOptions) -> d
         port("neighbour_mask", (2, 3), "B", "K"),
     ]
     encoded = ["cls", "patches", "descriptor"]
-    sparse, dense = EncoderGraph(model, keep, sparse=True), EncoderGraph(model, {}, sparse=False)
-    matcher = MatcherGraph(options.matching.sinkhorn_iterations, options.matching.sinkhorn_weights)
+    sparse, dense = EncoderGraph(model, plan.keep, sparse=True), EncoderGraph(model, {}, sparse=False)
+    matcher = MatcherGraph(plan.matching.sinkhorn_iterations, plan.matching.sinkhorn_weights)
     tracers = {
         "query_encoder": lambda: trace_graph(sparse, [crops, camera], [*encoded, "kept"]),
         "gallery_encoder": lambda: trace_graph(dense, [crops, camera], encoded),
         "matcher": lambda: trace_graph(matcher, [*query, *candidates], ["emd"]),
     }
     if model.decoder is not None:
-        decoder = DecoderGraph(model.decoder, options.decoder_tokens)
-        asked = query if options.decoder_tokens == "query+gallery" else []
+        decoder = DecoderGraph(model.decoder, plan.decoder_tokens)
+        asked = query if plan.decoder_tokens == "query+gallery" else []
         tracers["decoder"] = lambda: trace_graph(decoder, [*neighbours, *asked], ["descriptor"])
     return tracers
 
 
 def _prove(
-    model: FPCModel, keep: dict[int, int], options: ExportOptions, graphs: dict[str, ModelProto], folder: Path
+    model: FPCModel, plan: _Plan, graphs: dict[str, ModelProto], folder: Path
 ) -> tuple[list[GraphParity], dict[str, float]]:
     parity: list[GraphParity] = []
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         chosen = pruning_values(graphs["query_encoder"])
         probed = Path(scratch) / "probed.onnx"
         onnx.save(with_outputs(graphs["query_encoder"], [name for name in chosen if name != "kept"]), probed)
-        sparse, overlap = compare_encoder("query_encoder", model, keep, open_engine(probed, "onnxruntime"), chosen)
+        sparse, overlap = compare_encoder("query_encoder", model, plan.keep, open_engine(probed, "onnxruntime"), chosen)
 
     def engine(name: str) -> Engine:
         return open_engine(folder / f"{name}.onnx", "onnxruntime")
 
     dense, _ = compare_encoder("gallery_encoder", model, {}, engine("gallery_encoder"), [])
     parity += [*sparse, *dense]
-    memories = {batch: make_memory(model, keep, batch) for batch in BATCHES}
-    settings = options.matching
+    memories = {batch: make_memory(model, plan.keep, batch) for batch in BATCHES}
+    settings = plan.matching
     parity += compare_matcher(memories, engine("matcher"), settings.sinkhorn_iterations, settings.sinkhorn_weights)
     if "decoder" in graphs:
-        parity += compare_decoder(model, memories, engine("decoder"), options.decoder_tokens)
+        parity += compare_decoder(model, memories, engine("decoder"), plan.decoder_tokens)
     return parity, overlap
 
 
 def _manifest(
     loaded: LoadedModel,
-    keep: dict[int, int],
-    options: ExportOptions,
+    plan: _Plan,
     graphs: dict[str, ModelProto],
     folder: Path,
     parity: list[GraphParity],
@@ -211,10 +229,10 @@ def _manifest(
         created_by=f"fpc-deploy {version('fpc-deploy')}",
         model=facts,
         preprocessing=Preprocessing(height=config.height, width=config.width),
-        keep_schedule=KeepSchedule(keep_rate=options.keep_rate, blocks=tuple(keep), kept=tuple(keep.values())),
-        cameras=Cameras(trained=config.cameras, names=options.camera_names),
-        matching=options.matching,
-        decoder_tokens=options.decoder_tokens if has_decoder else None,
+        keep_schedule=KeepSchedule(keep_rate=plan.keep_rate, blocks=tuple(plan.keep), kept=tuple(plan.keep.values())),
+        cameras=Cameras(trained=config.cameras, names=plan.camera_names),
+        matching=plan.matching,
+        decoder_tokens=plan.decoder_tokens if has_decoder else None,
         multiply_adds_g=counts,
         files={
             f"{name}.onnx": FileRecord(bytes=path.stat().st_size, sha256=sha256_of(path))

@@ -32,11 +32,17 @@ class Precision(str, Enum):
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="FPC, TransReID or fpc-deploy checkpoint (.pth).")],
     out: Annotated[Path, typer.Option(help="Folder to make; it appears whole or not at all.")],
-    keep_rate: Annotated[float, typer.Option(help="Share of patches that survives each pruning block.")] = 0.8,
-    prune_at: Annotated[str, typer.Option(help="Blocks that prune, counted from 0.")] = "3,6,9",
+    keep_rate: Annotated[
+        float | None,
+        typer.Option(help="Share of patches that survives each pruning block; default: as trained, or 0.8."),
+    ] = None,
+    prune_at: Annotated[
+        str | None, typer.Option(help="Blocks that prune, counted from 0; default: as trained, or 3,6,9.")
+    ] = None,
     decoder_tokens: Annotated[
-        DecoderTokens, typer.Option(help="Whether the query's own tokens join its neighbours'.")
-    ] = DecoderTokens.gallery,
+        DecoderTokens | None,
+        typer.Option(help="Whether the query's own tokens join its neighbours'; default: as trained, or gallery."),
+    ] = None,
     camera_names: Annotated[
         str, typer.Option(help="Names of the trained cameras in their order, c1,c2,...; all others are unknown.")
     ] = "",
@@ -59,8 +65,8 @@ def export(
         raise MissingExtraError(error.name or "torch", "export") from error
     options = ExportOptions(
         keep_rate=keep_rate,
-        prune_at=_numbers("--prune-at", prune_at, ","),
-        decoder_tokens=decoder_tokens.value,
+        prune_at=None if prune_at is None else _numbers("--prune-at", prune_at, ","),
+        decoder_tokens=decoder_tokens.value if decoder_tokens else None,
         camera_names=tuple(name.strip() for name in camera_names.split(",") if name.strip()),
         overwrite=overwrite,
     )

@@ -45,7 +45,7 @@ class Variants:
     @property
     def prune_at(self) -> tuple[int, ...]:
         """Blocks that the base prunes at; of an unpruned one, those that export chooses by default."""
-        return self.base.manifest.keep_schedule.blocks or ExportOptions().prune_at
+        return self.base.manifest.keep_schedule.blocks or self._loaded.trained_for.prune_at
 
     def bundle(self, keep_rate: float, prune_at: tuple[int, ...]) -> Bundle:
         """Return the variant that keeps `keep_rate` of the patches at each block of `prune_at`.

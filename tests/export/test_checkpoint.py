@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.checkpoint import Geometry, LoadedModel, load_checkpoint, save_checkpoint
+from export.checkpoint import Geometry, LoadedModel, TrainedFor, load_checkpoint, save_checkpoint
 from export.model import ModelConfig
 from runtime.errors import CheckpointError
 from tests.conftest import TINY, seeded_model
@@ -79,6 +79,16 @@ def test_geometry_is_read_from_the_position_table(
     assert config.patches == patches
     loaded = load_checkpoint(written(tmp_path, fpc_naming(seeded_model(config))))
     assert (loaded.model.config.grid, loaded.model.config.patches) == (config.grid, patches)
+
+
+def test_own_format_says_how_the_model_was_trained(tmp_path: Path) -> None:
+    recipe = {"keep_rate": 0.6, "prune_at": [0, 2], "decoder_tokens": "query+gallery", "learning_rate": 1}
+    save_checkpoint(tmp_path / "own.pth", seeded_model(), {"training": {"recipe": recipe}})
+    assert load_checkpoint(tmp_path / "own.pth").trained_for == TrainedFor(0.6, (0, 2), "query+gallery")
+    for name, wrong in (("keep_rate", "most"), ("prune_at", ["a"]), ("decoder_tokens", "some")):
+        save_checkpoint(tmp_path / "bad.pth", seeded_model(), {"training": {"recipe": recipe | {name: wrong}}})
+        with pytest.raises(CheckpointError, match="its recipe cannot be read"):
+            load_checkpoint(tmp_path / "bad.pth")
 
 
 class Attack:
