@@ -103,7 +103,7 @@ def test_an_existing_bundle_is_kept_unless_overwritten(
 ) -> None:
     images = make_images(smooth(20, 0))
     out = make_int8(tiny_bundle, tmp_path / "int8").folder
-    with pytest.raises(BundleError, match="choose another --out, or give --overwrite"):
+    with pytest.raises(BundleError, match="exists: give another folder, or --overwrite"):
         calibrate_bundle(tiny_bundle, images, out, OPTIONS)
     with pytest.raises(BundleError, match="is the bundle to be converted"):
         calibrate_bundle(tiny_bundle, images, tiny_bundle.folder, replace(OPTIONS, overwrite=True))

@@ -113,18 +113,21 @@ def test_a_bad_plan_is_refused(plan: DatasetPlan, words: str, tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_in_use_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_with_other_things_is_kept(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(FpcError, match="--overwrite"):
-        render_dataset(tmp_path, PLAN)
+    with pytest.raises(FpcError, match="holds other things"):
+        render_dataset(tmp_path, PLAN, overwrite=overwrite)
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
 def test_overwrite_replaces_the_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "old.txt").write_text("old")
     small = DatasetPlan(identities=2, cameras=2, train_images=1, gallery_images=1)
+    render_dataset(out, small)
+    (out / "old.txt").write_text("old")
+    with pytest.raises(FpcError, match="--overwrite"):
+        render_dataset(out, small)
     render_dataset(out, small, overwrite=True)
     assert {path.name for path in out.iterdir()} == {TRAIN, QUERY, GALLERY, "truth.csv"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -134,7 +137,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FpcError, match="cannot write"):
         render_dataset(tmp_path / "file" / "out", PLAN)
-    with pytest.raises(FpcError, match="is a file"):
+    with pytest.raises(FpcError, match="is not a folder"):
         render_dataset(tmp_path / "file", PLAN)
 
 
