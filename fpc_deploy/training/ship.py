@@ -23,7 +23,8 @@ def ship_model(trained: Path, out: Path) -> Path:
     model = load_checkpoint(trained).model.half()
     content = read_tensors(trained)
     recipe = (content.get("training") or {}).get("recipe")
-    save_checkpoint(out, model, {"camera_names": content.get("camera_names", []), "recipe": recipe})
+    # The recipe stays: export takes keep rate, blocks and decoder tokens from it.
+    save_checkpoint(out, model, {"camera_names": content.get("camera_names", []), "training": {"recipe": recipe}})
     return out
 
 
