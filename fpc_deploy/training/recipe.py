@@ -25,7 +25,7 @@ class Recipe:
         decoder_epochs: of phase 2.
         batch_size: images a batch.
         images_per_identity: of a batch.
-        optimizer: "sgd" for pretrained weights; "adamw" for a transformer trained from scratch, where SGD crawls.
+        optimizer: "sgd" for pretrained weights; "adamw" for a transformer trained from scratch.
         learning_rate: of the encoder at the end of the warm-up.
         decoder_learning_rate: of phase 2.
         warm_up: share of a phase's steps over which the rate rises from a hundredth.
