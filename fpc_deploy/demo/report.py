@@ -117,7 +117,7 @@ def _neighbour(near: Neighbour, truth: str | None, gallery: Gallery) -> dict[str
     return {
         "image": image,
         "identity": near.identity,
-        "distance": f"{near.distance:.2f}",
+        "distance": f"{near.distance:.3f}",
         "same": near.identity == truth,
     }
 

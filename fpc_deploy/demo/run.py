@@ -20,7 +20,7 @@ WATCHING = (1, 2)
 ENROLLING = (3, 4, 5)
 FRAMES_PER_SECOND = 5
 MATCHING = MatchSettings(alpha=0)
-"""Neighbours by cosine alone: EMD between this small model's patches costs it accuracy (see docs/training.md)."""
+"""Neighbours by cosine alone: EMD between this small model's patches costs it accuracy (docs/training.md says why)."""
 
 
 @dataclass(frozen=True)
