@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from calibration.crops import load_calibration_set
@@ -13,9 +12,9 @@ from calibration.derive import derive_bundle
 from calibration.gate import Verdict, judge
 from export.checkpoint import Geometry
 from export.parity import proof_crops
-from export.precision import to_fp16
+from export.precision import convert_graph
 from export.write import ExportOptions, export_bundle
-from runtime.bundle import Bundle, GraphName, Preprocessing
+from runtime.bundle import Bundle, Preprocessing
 
 HELD_OUT, GALLERY = 8, 24
 """Crops that the gate compares: queries (each also occluded) and gallery entries."""
@@ -53,7 +52,7 @@ def export_half(
             whole,
             out,
             "fp16",
-            _convert,
+            convert_graph,
             lambda reference, candidate: judge(reference, candidate, held_out, gallery),
             allow_loss=allow_loss,
             overwrite=options.overwrite,
@@ -67,7 +66,3 @@ def _crops(size: Preprocessing, images: Path | None) -> tuple[NDArray[np.uint8],
         return crops[:HELD_OUT], crops[HELD_OUT:]
     found = load_calibration_set(images, GALLERY, size.height, size.width, seed=0)
     return found.held_out, found.crops
-
-
-def _convert(graph: GraphName, before: Path, after: Path) -> None:
-    onnx.save(to_fp16(onnx.load(before)), after)
