@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from export.model import DecoderTokens, FPCModel, ModelConfig
-from runtime.errors import CheckpointError
+from runtime.errors import CheckpointError, first_line
 
 TRAINING_FORMAT = "fpc-deploy/checkpoint/1"
 SourceFormat = Literal["fpc", "transreid", "fpc-deploy"]
@@ -128,10 +128,10 @@ def read_tensors(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors (or is no checkpoint), and loading it could run code: "
-            f"{_first_line(error)}; save its state_dict alone"
+            f"{first_line(error)}; save its state_dict alone"
         ) from error
     except Exception as error:  # a damaged archive surfaces as almost anything
-        raise CheckpointError(f"{path} is truncated or not a torch checkpoint: {_first_line(error)}") from error
+        raise CheckpointError(f"{path} is truncated or not a torch checkpoint: {first_line(error)}") from error
     if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
         raise CheckpointError(f"{path} holds no state dict but {type(content).__name__}: save model.state_dict()")
     return content
@@ -331,7 +331,3 @@ def _with_nearest(strange: list[str], known: list[str]) -> str:
 def _shortened(names: list[str], total: int | None = None) -> str:
     total = len(names) if total is None else total
     return ", ".join(names[:8]) + (f" and {total - 8} more" if total > 8 else "")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

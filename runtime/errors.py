@@ -56,6 +56,11 @@ class DetectorError(FpcError):
     """A person detector's inputs or outputs fit no known layout."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of somebody else's error, or its class where it says nothing: fit for one of ours."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 class MissingExtraError(FpcError):
     """An optional package is not installed; the message holds the line that installs it."""
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runtime.errors import CheckpointError, MissingExtraError
+from fpc_deploy.commands.options import parse_size, whole_numbers
+from runtime.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from runtime.bundle import Manifest
@@ -65,15 +66,12 @@ def export(
         raise MissingExtraError(error.name or "torch", "export") from error
     options = ExportOptions(
         keep_rate=keep_rate,
-        prune_at=None if prune_at is None else _numbers("--prune-at", prune_at, ","),
+        prune_at=None if prune_at is None else whole_numbers("--prune-at", prune_at),
         decoder_tokens=decoder_tokens.value if decoder_tokens else None,
         camera_names=tuple(name.strip() for name in camera_names.split(",") if name.strip()),
         overwrite=overwrite,
     )
-    size = _numbers("--image-size", image_size, "x") if image_size else None
-    if size is not None and len(size) != 2:
-        raise CheckpointError(f"--image-size {image_size}: give HEIGHTxWIDTH, as in 256x128")
-    geometry = Geometry(backbone, (size[0], size[1]) if size else None, stride, heads)
+    geometry = Geometry(backbone, parse_size(image_size) if image_size else None, stride, heads)
     if precision is Precision.fp16:
         from fpc_deploy.half_precision import export_half
 
@@ -107,10 +105,3 @@ def print_report(folder: Path, manifest: "Manifest") -> None:
     for note in manifest.notes:
         console.print(f"note: {note}")
     console.print(f"bundle: {folder}")
-
-
-def _numbers(option: str, text: str, separator: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.lower().split(separator) if part.strip())
-    except ValueError:
-        raise CheckpointError(f"{option} {text}: whole numbers, separated by {separator!r}") from None

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from runtime.errors import CheckpointError, MissingExtraError
+from fpc_deploy.commands.options import parse_size, whole_numbers
+from runtime.errors import MissingExtraError
 
 log = logging.getLogger(__name__)
 
@@ -120,12 +121,10 @@ def _settings(given: dict[str, Any]) -> tuple[Any, Any]:
 
     given = {name: value.value if isinstance(value, Enum) else value for name, value in given.items()}
     if "prune_at" in given:
-        given["prune_at"] = _numbers("--prune-at", given["prune_at"], ",")
+        given["prune_at"] = whole_numbers("--prune-at", given["prune_at"])
     if "image_size" in given:
-        size = _numbers("--image-size", given["image_size"], "x")
-        if len(size) != 2:
-            raise CheckpointError(f"--image-size {given['image_size']}: give HEIGHTxWIDTH, as in 256x128")
-        given |= {"height": size[0], "width": size[1]}
+        height, width = parse_size(given["image_size"])
+        given |= {"height": height, "width": width}
     model = {field.name for field in fields(ModelConfig)} & given.keys()
     recipe = {field.name for field in fields(Recipe)} & given.keys()
     return ModelConfig(**{name: given[name] for name in model}), Recipe(**{name: given[name] for name in recipe})
@@ -166,10 +165,3 @@ class _Bar:
     def _epoch(self, line: dict[str, Any]) -> None:
         score = f", mAP {line['mAP']:.1f}, rank 1 {line['rank1']:.1f}" if "mAP" in line else ""
         log.info("%s epoch %d: loss %.3f%s, %.0f s", line["phase"], line["epoch"], line["loss"], score, line["seconds"])
-
-
-def _numbers(option: str, text: str, separator: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.lower().split(separator) if part.strip())
-    except ValueError:
-        raise CheckpointError(f"{option} {text}: whole numbers, separated by {separator!r}") from None

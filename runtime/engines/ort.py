@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from runtime.engines.protocol import Array, TensorSpec
-from runtime.errors import EngineError, MissingExtraError
+from runtime.errors import EngineError, MissingExtraError, first_line
 
 
 class OrtEngine:
@@ -37,7 +37,7 @@ class OrtEngine:
         try:
             self._session: Any = onnxruntime.InferenceSession(graph, options, providers=list(providers))
         except Exception as error:  # ONNX Runtime raises a class of its own per status code
-            raise EngineError(f"ONNX Runtime cannot load {graph}: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime cannot load {graph}: {first_line(error)}") from error
         self._graph = graph
         self._inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self._outputs = tuple(_spec(node) for node in self._session.get_outputs())
@@ -66,7 +66,7 @@ class OrtEngine:
         except Exception as error:
             shapes = {name: (value.shape, str(value.dtype)) for name, value in contiguous.items()}
             raise EngineError(
-                f"ONNX Runtime failed on {self._graph} with inputs {shapes}: {_first_line(error)}"
+                f"ONNX Runtime failed on {self._graph} with inputs {shapes}: {first_line(error)}"
             ) from error
         return dict(zip(names, answers, strict=True))
 
@@ -80,7 +80,3 @@ def _spec(node: Any) -> TensorSpec:
     element = str(node.type).removeprefix("tensor(").removesuffix(")")
     axes = tuple(axis if isinstance(axis, int) and axis >= 0 else None for axis in node.shape or ())
     return TensorSpec(node.name, axes, _DTYPES.get(element, element))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
