@@ -27,16 +27,44 @@ MAX_FILE_BYTES = 2**30
 # user sees. Dropping the alpha channel instead would bring back colours that somebody erased.
 BACKDROP = (255, 255, 255, 255)
 
-# Pillow reports oddities (a broken EXIF block, say) by warnings, and the filters of `warnings` are global: one reader
-# at a time silences them. Reading is a small part of encoding, so this costs no throughput.
-_reading = threading.Lock()
+
+class _Silence:
+    """Keeps Pillow's warnings of oddities (a broken EXIF block, say) quiet for as long as any thread reads.
+
+    The filters of `warnings` are global. So the first reader to come sets one, for Pillow's modules alone, and the last
+    to go takes it away: were each to save and restore the filters, they would restore each other's.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._before = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._before.__exit__(None, None, None)
+
+
+_silence = _Silence()
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Read an image file as it would be seen on screen.
 
-    EXIF rotation is applied, grey-scale and palette images are expanded, 16-bit grey is scaled (not clipped) to 8 bits,
-    CMYK is converted, and transparency is composited on white. Of an animation the first picture is taken.
+    Threads read side by side: Pillow decodes without Python's lock. EXIF rotation is applied, grey-scale and palette
+    images are expanded, 16-bit grey is scaled (not clipped) to 8 bits, CMYK is converted, and transparency is
+    composited on white. Of an animation the first picture is taken. JPEGs are not decoded at a fraction of their size
+    (Pillow's `draft`): it would move crops by up to 7 levels of 255, and crops are rarely so large that it saves time.
 
     Returns:
         (H, W, 3) uint8 RGB, contiguous, writable.
@@ -45,9 +73,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         ImageError: the file is missing, empty, no image of `FORMATS`, damaged, cut short, or too large.
     """
     path = Path(path)
-    _check_file(path)
-    with _reading, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    check_file(path)
+    with _silence:
         try:
             with Image.open(path, formats=FORMATS) as image:
                 _check_size(path, image)
@@ -65,15 +92,30 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
             raise ImageError(f"{path} is damaged or cut short: {_one_line(error)}") from error
 
 
+def check_file(path: Path) -> None:
+    """Check, before anything of it is read, that `path` is a plain file of a photograph's size.
+
+    Raises:
+        ImageError: it is missing, empty, larger than `MAX_FILE_BYTES`, or no plain file (a named pipe would block).
+    """
+    try:
+        if not path.is_file():
+            raise ImageError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
+        size = path.stat().st_size
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path} cannot be read: {_one_line(error)}") from error
+    if size == 0:
+        raise ImageError(f"{path} is empty (0 bytes)")
+    if size > MAX_FILE_BYTES:
+        raise ImageError(f"{path} has {size:,} bytes, more than {MAX_FILE_BYTES:,}: not a photograph")
+
+
 def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Resize (H, W, 3) uint8 to (height, width, 3) with antialiased bilinear sampling.
 
     It is Pillow's, which torchvision's `Resize` uses on PIL images, so crops look as they did in training.
     """
-    if image.shape[:2] == (height, width):
-        return np.array(image)
-    sized = Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BILINEAR)
-    return np.array(sized, np.uint8)
+    return np.array(_sized(image, height, width), np.uint8)
 
 
 def has_area(boxes: NDArray[np.float32], height: int, width: int) -> NDArray[np.bool_]:
@@ -127,25 +169,12 @@ def cut(frame: NDArray[np.uint8], boxes: NDArray[np.float32], height: int, width
     corners = np.concatenate([np.floor(inside[:, :2]), np.ceil(inside[:, 2:])], axis=1).astype(np.int64)
     crops = np.empty((len(corners), height, width, 3), np.uint8)
     for crop, (x1, y1, x2, y2) in zip(crops, corners, strict=True):  # each crop has a size of its own
-        crop[:] = resize(frame[y1:y2, x1:x2], height, width)
+        crop[:] = np.asarray(_sized(frame[y1:y2, x1:x2], height, width))
     return crops
 
 
 class _UnknownRangeError(ValueError):
     """Pixel values that no rule says how to bring to 8 bits."""
-
-
-def _check_file(path: Path) -> None:
-    try:
-        if not path.is_file():  # a named pipe would block for ever
-            raise ImageError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
-        size = path.stat().st_size
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{path} cannot be read: {_one_line(error)}") from error
-    if size == 0:
-        raise ImageError(f"{path} is empty (0 bytes)")
-    if size > MAX_FILE_BYTES:
-        raise ImageError(f"{path} has {size:,} bytes, more than {MAX_FILE_BYTES:,}: not a photograph")
 
 
 def _check_size(path: Path, image: Image.Image) -> None:
@@ -154,6 +183,13 @@ def _check_size(path: Path, image: Image.Image) -> None:
         raise ImageError(f"{path} is {width}x{height}, more than {MAX_PIXELS:,} pixels: scale it down")
     if width * height == 0:
         raise ImageError(f"{path} is {width}x{height}: it has no pixels")
+
+
+def _sized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8] | Image.Image:
+    # Not `Image.resize(box=...)` on the whole frame: its filter would reach for pixels outside the box.
+    if image.shape[:2] == (height, width):
+        return image
+    return Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 import struct
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from runtime.errors import ImageError
 from runtime.images import cut, has_area, read_image, resize
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+BROKEN_EXIF = b"Exif\0\0II*\0\xff\xff\xff\xff broken"
 
 
 def noise(height: int, width: int) -> NDArray[np.uint8]:
@@ -138,7 +140,7 @@ def test_exif_rotation_is_applied(tmp_path: Path, orientation: int, name: str) -
 
 
 def test_a_broken_exif_block_is_no_reason_to_refuse(tmp_path: Path) -> None:
-    path = save(tmp_path, Image.new("RGB", (16, 16), RED), "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff broken")
+    path = save(tmp_path, Image.new("RGB", (16, 16), RED), "a.jpg", exif=BROKEN_EXIF)
     assert read_image(path).shape == (16, 16, 3)
 
 
@@ -195,6 +197,24 @@ def test_pillow_warnings_do_not_leak(tmp_path: Path) -> None:
         with pytest.raises(ImageError):
             read_image(path)
     assert seen == []
+
+
+def test_threads_read_side_by_side_and_warnings_are_as_before_afterwards(tmp_path: Path) -> None:
+    """Pillow warns of two of these kinds of files, which is an error of another text in this suite."""
+    pixels = noise(40, 30)
+    good = [save(tmp_path, Image.fromarray(pixels), f"{n}.png") for n in range(40)]
+    odd = [save(tmp_path, Image.fromarray(pixels), f"odd{n}.jpg", exif=BROKEN_EXIF, quality=95) for n in range(40)]
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(png_claiming(10_000, 10_000))
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        running = [[pool.submit(read_image, path) for path in (*pair, bad)] for pair in zip(good, odd, strict=True)]
+    for a_good, an_odd, a_bad in running:
+        np.testing.assert_array_equal(a_good.result(), pixels)
+        np.testing.assert_array_equal(an_odd.result(), running[0][1].result())
+        with pytest.raises(ImageError, match="10000x10000, more than"):
+            a_bad.result()
+    assert warnings.filters == before
 
 
 def test_resize_is_pillows_antialiased_bilinear() -> None:
