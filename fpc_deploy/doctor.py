@@ -10,18 +10,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-# CPU features that decide which precision is fast, as /proc/cpuinfo names them on x86 and on Arm.
-CPU_FEATURES = {
-    "avx2": "AVX2: float32 at full width",
-    "avx512_vnni": "AVX-512 VNNI: fast INT8",
-    "avx512_bf16": "AVX-512 BF16: fast bfloat16",
-    "amx_int8": "AMX INT8: very fast INT8",
-    "amx_bf16": "AMX BF16: very fast bfloat16",
-    "asimdhp": "Arm FP16 arithmetic",
-    "asimddp": "Arm dot product: fast INT8",
-    "i8mm": "Arm INT8 matrix products",
-    "bf16": "Arm bfloat16",
-}
+from runtime.machine import CPU_FEATURES, cpu_flags
 
 
 @dataclass(frozen=True)
@@ -50,7 +39,7 @@ def _machine() -> list[Finding]:
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     install = "apt-get install g++ python3-dev"
-    features = sorted(_cpu_flags() & CPU_FEATURES.keys())
+    features = sorted(cpu_flags() & CPU_FEATURES.keys())
     return [
         Finding(
             "Python", platform.python_version() if sys.version_info >= (3, 10) else None, "everything", "Python 3.10+"
@@ -61,16 +50,6 @@ def _machine() -> list[Finding]:
             "CPU", f"{platform.machine()}: {', '.join(features) or 'no feature that matters'}", "precision that is fast"
         ),
     ]
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux
-        return set()
-    return {
-        flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split(":")[1].split()
-    }
 
 
 def _packages() -> list[Finding]:
