@@ -16,6 +16,9 @@ def render(
     seed: Annotated[int, typer.Option(help="Another seed gives other people and other cameras.")] = 0,
     train_share: Annotated[float, typer.Option(help="Share of the people in the training set.")] = 0.5,
     train_images: Annotated[int, typer.Option(help="Training pictures of a person by each camera.")] = 4,
+    train_cameras: Annotated[
+        int | None, typer.Option(help="Cameras that see a training person; all by default.")
+    ] = None,
     gallery_images: Annotated[int, typer.Option(help="Gallery pictures of a person by each camera.")] = 2,
     distractors: Annotated[float, typer.Option(help="Gallery pictures of strangers (0000), per test person.")] = 0.0,
     junk: Annotated[float, typer.Option(help="Gallery pictures of next to nothing (-1), per test person.")] = 0.0,
@@ -33,7 +36,8 @@ def render(
     from runtime.folders import whole_folder
 
     plan = DatasetPlan(
-        identities, cameras, seed, train_share, train_images, gallery_images, distractors, junk, height
+        identities, cameras, seed, train_share, train_images, gallery_images, distractors, junk, height,
+        train_cameras,
     )  # fmt: skip
     plan.check()
     clips = None

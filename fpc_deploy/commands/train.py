@@ -56,6 +56,9 @@ def train(
         typer.Option("--pretrained", help="Start from timm's ImageNet weights of the backbone, as the paper does."),
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    test_set: Annotated[
+        Path | None, typer.Option(help="Data set whose query and gallery give mAP on the way; DATASET by default.")
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="timm ViT whose blocks to use.")] = None,
     embed_dim: Annotated[int | None, typer.Option(help="Width of a token.")] = None,
     depth: Annotated[int | None, typer.Option(help="Blocks, the head's included.")] = None,
@@ -78,7 +81,8 @@ def train(
     weight_decay: Annotated[float | None, typer.Option(help="Of matrices.")] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="Of the cross entropy.")] = None,
     margin: Annotated[float | None, typer.Option(help="Of the triplet loss; 0 is the soft margin.")] = None,
-    memory_weight: Annotated[float | None, typer.Option(help="Of a triplet loss on the token memory.")] = None,
+    cls_weight: Annotated[float | None, typer.Option(help="Of a contrast of the memory's [cls] tokens.")] = None,
+    patch_weight: Annotated[float | None, typer.Option(help="Of a contrast of the memory's patches.")] = None,
     unknown_camera: Annotated[float | None, typer.Option(help="Probability that an image hides its camera.")] = None,
     flip: Annotated[float | None, typer.Option(help="Probability of a mirror image.")] = None,
     padding: Annotated[int | None, typer.Option(help="Pixels around an image before it is cut.")] = None,
@@ -104,7 +108,7 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     config, recipe = _settings(given)
-    plan = TrainingPlan(dataset, out, config, recipe, phase.value, start, pretrained, resume)
+    plan = TrainingPlan(dataset, out, config, recipe, phase.value, start, pretrained, resume, test_set)
     compute = choose_compute(precision.value)
     log.info("training on %s, products in %s", compute.device, "bfloat16" if compute.bfloat16 else "float32")
     with _Bar() as bar:

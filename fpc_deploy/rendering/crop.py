@@ -56,7 +56,7 @@ class Crop:
     heading: float
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=128)
 def _scene(camera: Camera) -> Image.Image:
     """Return the camera's scene without walkers as display bytes; painted once per process."""
     light = furnished_scene(camera)

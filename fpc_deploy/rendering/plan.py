@@ -19,14 +19,16 @@ class DatasetPlan:
 
     Attributes:
         identities: People in all, train and test.
-        cameras: Cameras of the site; every person passes all of them.
+        cameras: Cameras of the site; every test person passes all of them.
         seed: Decides everything; another seed gives other people and other cameras.
         train_share: Share of the people who are in the training set.
-        train_images: Pictures of a training person by each camera.
+        train_images: Pictures of a training person by each camera that sees them.
         gallery_images: Gallery pictures of a test person by each camera; there is one query picture too.
         distractors: Gallery pictures of strangers (identity 0), per test person.
         junk: Gallery pictures that show next to nothing (identity -1), per test person.
         height: Rows of a picture; it has half as many columns.
+        train_cameras: Cameras that see a training person, drawn for each; all of them when `None`. Many cameras that
+            each see a few of the people teach a model what cameras do to colours without ever more pictures.
     """
 
     identities: int = 200
@@ -38,6 +40,7 @@ class DatasetPlan:
     distractors: float = 0.0
     junk: float = 0.0
     height: int = 128
+    train_cameras: int | None = None
 
     @property
     def train_identities(self) -> range:
@@ -64,6 +67,16 @@ class DatasetPlan:
             raise FpcError(f"--height {self.height} does not fit: give a multiple of 16 from 32 on")
         if min(self.train_images, self.gallery_images) < 1 or min(self.distractors, self.junk) < 0:
             raise FpcError("image counts must be 1 or more, distractors and junk 0 or more")
+        if self.train_cameras is not None and not 2 <= self.train_cameras <= self.cameras:
+            raise FpcError(f"--train-cameras {self.train_cameras} does not fit: give 2 to --cameras {self.cameras}")
+
+    def cameras_of(self, identity: int) -> list[int]:
+        """Return the numbers of the cameras that see a training person, ascending."""
+        every = range(1, self.cameras + 1)
+        if self.train_cameras is None:
+            return list(every)
+        chosen = generator(self.seed, "cameras of", identity).choice(every, self.train_cameras, replace=False)
+        return sorted(int(camera) for camera in chosen)
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,7 @@ class Picture:
 def pictures(plan: DatasetPlan) -> Iterator[Picture]:
     """Yield every picture of a data set, in a fixed order."""
     for identity in plan.train_identities:
-        for camera in range(1, plan.cameras + 1):
+        for camera in plan.cameras_of(identity):
             for number in range(plan.train_images):
                 yield _picture(plan, TRAIN, identity, camera, number, _TRAIN_OCCLUDED, _ANY)
     for identity in plan.test_identities:

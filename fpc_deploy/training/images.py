@@ -75,14 +75,16 @@ def read_training_images(dataset: Path, height: int, width: int, told: Told = la
 
 
 def read_test_images(dataset: Path, height: int, width: int) -> tuple[ImageSet, ImageSet] | None:
-    """Read the query and gallery folders of a data set, or return None where it has none; no camera has a number.
+    """Read the query and gallery folders of a data set, or return None where it has none or they are empty.
+
+    No camera of these images has a number.
 
     Raises:
-        SourceError: a folder is there and labels no image.
+        SourceError: a folder holds files and labels no image.
         ImageError: an image is damaged.
     """
     folders = [Path(dataset) / name for name in (QUERY, GALLERY)]
-    if not all(folder.is_dir() for folder in folders):
+    if not all(folder.is_dir() and any(folder.iterdir()) for folder in folders):
         return None
     labelled = [read_labelled(folder) for folder in folders]
     names = sorted({image.identity for images in labelled for image in images})

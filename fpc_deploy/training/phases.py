@@ -43,7 +43,7 @@ class EncoderPhase:
         self, model: FPCModel, classifier: nn.Linear, images: ImageSet, recipe: Recipe, compute: Compute
     ) -> None:
         self._model, self._classifier, self._images, self._recipe = model, classifier, images, recipe
-        self._compute, self._objective = compute, Objective(recipe)
+        self._compute, self._objective = compute, Objective(recipe, model.config.embed_dim)
         self._augment = Augmentation(recipe, model.config.height, model.config.width, compute.device)
         self._keep = recipe.keep(model.config)
 
@@ -64,10 +64,8 @@ class EncoderPhase:
             tokens = self._model.encode(pixels, cameras, {} if dense else self._keep).tokens
             before, after = cls_row(self._model.head, tokens)
             logits = self._classifier(after)
-        loss = self._objective.descriptors(before, logits, labels)
-        if self._recipe.memory_weight:
-            loss = loss + self._recipe.memory_weight * self._objective.memory(tokens[:, 0], labels)
-        return loss
+            memory = self._objective.memory(tokens, labels)
+        return self._objective.descriptors(before, logits, labels) + memory
 
 
 class DecoderPhase:
@@ -98,7 +96,7 @@ class DecoderPhase:
         if model.decoder is None:
             raise ValueError("this model has no decoder")
         self._model, self._classifier, self._images, self._recipe = model, classifier, images, recipe
-        self._compute, self._objective, self._memory = compute, Objective(recipe), memory
+        self._compute, self._objective, self._memory = compute, Objective(recipe, model.config.embed_dim), memory
         self._augment = Augmentation(recipe, model.config.height, model.config.width, compute.device)
         self._keep, self._decoder = recipe.keep(model.config), model.decoder
 

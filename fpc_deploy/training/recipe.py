@@ -32,8 +32,10 @@ class Recipe:
         weight_decay: of matrices; vectors have none.
         label_smoothing: of the cross entropy; 0 as published.
         margin: of the triplet loss; 0 is the soft margin, log(1 + exp(positive - negative)), as published.
-        memory_weight: weight of a triplet loss (cosine, margin 0.3) on the [cls] of the token memory, which stage M
-            ranks by and which the published losses leave alone; 0 as published.
+        cls_weight: weight of a contrast of the [cls] of the token memory by cosine, which stage M ranks by and which the
+            published losses reach only through the last block; 0 as published.
+        patch_weight: weight of a contrast of the patches of the token memory by their best matches, which EMD stands
+            on; 0 as published.
         unknown_camera: probability that a training image hides its camera, so that the row for unknown cameras learns.
         dense_epochs: epochs at the start that prune nothing: attention knows nothing yet.
         dense_share: share of later batches that prune nothing, as the gallery is encoded.
@@ -61,7 +63,8 @@ class Recipe:
     weight_decay: float = 1e-4
     label_smoothing: float = 0.0
     margin: float = 0.0
-    memory_weight: float = 0.0
+    cls_weight: float = 0.0
+    patch_weight: float = 0.0
     unknown_camera: float = 0.3
     dense_epochs: int = 0
     dense_share: float = 0.0
@@ -97,7 +100,7 @@ class Recipe:
             _demand(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
         for name in ("learning_rate", "decoder_learning_rate"):
             _demand(name, getattr(self, name), getattr(self, name) > 0, "above 0")
-        for name in ("weight_decay", "margin", "memory_weight", "padding", "dense_epochs"):
+        for name in ("weight_decay", "margin", "cls_weight", "patch_weight", "padding", "dense_epochs"):
             _demand(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         _demand("images_per_identity", self.images_per_identity, self.images_per_identity >= 2, "2 or more")
         fits = self.batch_size % self.images_per_identity == 0 and self.batch_size > self.images_per_identity

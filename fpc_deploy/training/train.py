@@ -21,7 +21,7 @@ from fpc_deploy.training.recipe import Phase, Recipe
 from fpc_deploy.training.record import LAST, Progress, Subject, load_classifier, load_progress, save_final
 from fpc_deploy.training.score import Score, score_model
 from fpc_deploy.training.start import camera_names, given_model, pretrained_model, random_model, renumber_cameras
-from runtime.errors import CheckpointError, FpcError
+from runtime.errors import CheckpointError, FpcError, SourceError
 
 HISTORY, PLOT = "history.json", "training.png"
 CLASSIFIER_DEVIATION = 0.001
@@ -44,6 +44,7 @@ class TrainingPlan:
         start: checkpoint to start from instead of random weights; phase 2 alone needs one.
         pretrained: start from timm's ImageNet weights of the backbone, as the paper does.
         resume: go on with what `run` holds.
+        test_set: data set whose query and gallery give mAP on the way; `dataset` when None.
     """
 
     dataset: Path
@@ -54,6 +55,7 @@ class TrainingPlan:
     start: Path | None = None
     pretrained: bool = False
     resume: bool = False
+    test_set: Path | None = None
 
 
 def train_model(plan: TrainingPlan, compute: Compute | None = None, watcher: Watcher | None = None) -> Path:
@@ -76,9 +78,14 @@ def train_model(plan: TrainingPlan, compute: Compute | None = None, watcher: Wat
     model = given or _new_model(plan, len(images.camera_names))
     names = camera_names(plan.start, config, images.camera_names) if plan.start else images.camera_names
     images = renumber_cameras(images, names, model.config)
-    tests = read_test_images(plan.dataset, config.height, config.width)
+    asked = plan.test_set or plan.dataset
+    tests = read_test_images(asked, config.height, config.width)
     if tests is None:
-        log.info("%s has no query and bounding_box_test: no mAP on the way", plan.dataset)
+        if plan.test_set:
+            raise SourceError(
+                f"{asked} has no images in query and bounding_box_test: give --test-set a data set with both"
+            )
+        log.info("%s has no images in query and bounding_box_test: no mAP on the way", asked)
     else:
         tests = renumber_cameras(tests[0], names, model.config), renumber_cameras(tests[1], names, model.config)
     subject = _subject(plan, model, images, compute)

@@ -84,6 +84,18 @@ def test_names_stay_apart_in_a_large_plan() -> None:
     assert len(names) == len(set(names))
 
 
+def test_a_training_person_passes_some_of_many_cameras() -> None:
+    plan = DatasetPlan(identities=50, cameras=20, seed=3, train_share=0.8, train_images=2, train_cameras=5)
+    seen: dict[int, list[int]] = {}
+    for picture in pictures(plan):
+        if picture.folder == TRAIN:
+            seen.setdefault(picture.identity, []).append(picture.camera)
+
+    assert all(len(cameras) == 10 and len(set(cameras)) == 5 for cameras in seen.values())
+    assert {camera for cameras in seen.values() for camera in cameras} == set(range(1, 21))
+    assert {p.camera for p in pictures(plan) if p.folder == QUERY} == set(range(1, 21))  # test people pass them all
+
+
 def test_shares_of_occlusion_are_as_stated() -> None:
     plan = DatasetPlan(identities=200, cameras=6, seed=2)
     by_folder: dict[str, list[str]] = {TRAIN: [], QUERY: [], GALLERY: []}
@@ -100,6 +112,7 @@ def test_shares_of_occlusion_are_as_stated() -> None:
     ("plan", "words"),
     [
         pytest.param(DatasetPlan(identities=1), "identities", id="one identity"),
+        pytest.param(DatasetPlan(cameras=4, train_cameras=5), "train-cameras", id="more cameras than there are"),
         pytest.param(DatasetPlan(cameras=1), "cameras", id="one camera"),
         pytest.param(DatasetPlan(seed=-1), "seed", id="negative seed"),
         pytest.param(DatasetPlan(train_share=1.5), "train-share", id="share above one"),

@@ -31,6 +31,9 @@ def test_distractors_and_junk_are_nobody_to_learn(tmp_path: Path) -> None:
 
 def test_a_set_without_queries_has_no_test(tmp_path: Path) -> None:
     assert read_test_images(tmp_path, 32, 16) is None
+    for name in ("query", "bounding_box_test"):  # as a set rendered for training only has them
+        (tmp_path / name).mkdir()
+    assert read_test_images(tmp_path, 32, 16) is None
 
 
 def test_one_image_of_a_person_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

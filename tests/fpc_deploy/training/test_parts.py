@@ -158,7 +158,7 @@ def test_the_soft_margin_triplet_loss_is_that_of_the_published_code() -> None:
     hardest = torch.stack([distance.masked_fill(~same, -1).amax(1), distance.masked_fill(same, 1e9).amin(1)])
     expected = torch.nn.functional.soft_margin_loss(hardest[1] - hardest[0], torch.ones(8)) + np.log(2)
 
-    torch.testing.assert_close(Objective(Recipe()).descriptors(before, logits, labels), expected.float())
+    torch.testing.assert_close(Objective(Recipe(), 4).descriptors(before, logits, labels), expected.float())
 
 
 def test_the_rate_rises_and_falls() -> None:

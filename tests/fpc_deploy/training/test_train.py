@@ -107,7 +107,9 @@ def test_the_phases_one_by_one_end_as_both_together(plan: TrainingPlan, tmp_path
 
 
 def test_a_decoder_that_reads_the_query_and_neighbours_by_emd(plan: TrainingPlan) -> None:
-    recipe = replace(plan.recipe, decoder_tokens="query+gallery", alpha=0.4, memory_weight=1.0, dense_share=0.5)
+    recipe = replace(
+        plan.recipe, decoder_tokens="query+gallery", alpha=0.4, cls_weight=1.0, patch_weight=1.0, dense_share=0.5
+    )
 
     assert train_model(replace(plan, recipe=recipe), FLOAT32).is_file()
 
