@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.protocol import Labels, Relations, relate, score_ranking
 from fpc_deploy.evaluation.crops import Crops, Progress, warn_of_strange_cameras
 from fpc_deploy.evaluation.datasets import TestSet
-from fpc_deploy.evaluation.protocol import Labels, Relations, relate, score_ranking
 from fpc_deploy.evaluation.reranking import Reranking, rerank
 from fpc_deploy.evaluation.rows import Configuration, Row, multiply_adds_g
 from fpc_deploy.evaluation.sides import CropEncoder, KnownPeople, encode_queries, fill_gallery, read_queries

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fpc_deploy.evaluation.protocol import Scores
+from calibration.protocol import Scores
 from fpc_deploy.evaluation.reranking import Reranking
 from fpc_deploy.evaluation.stages import Stages
 from runtime.bundle import Manifest

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.protocol import Labels
 from fpc_deploy.evaluation.crops import Crops, Progress, camera_indices, read_crops
-from fpc_deploy.evaluation.protocol import Labels
 from runtime.bundle import Bundle
 from runtime.datasets import LabelledImage
 from runtime.encoder import Features

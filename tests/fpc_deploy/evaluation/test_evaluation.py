@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.protocol import relate
 from fpc_deploy.evaluation.datasets import TestSet, read_test_set
 from fpc_deploy.evaluation.evaluation import Evaluation, Options, Outcome
 from fpc_deploy.evaluation.plan import base_configuration
-from fpc_deploy.evaluation.protocol import relate
 from fpc_deploy.evaluation.reranking import Reranking
 from fpc_deploy.evaluation.similarity import BEHIND, Graphs
 from runtime.bundle import Bundle, MatchSettings

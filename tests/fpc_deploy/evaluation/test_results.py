@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from calibration.protocol import Labels, Relations, score_ranking
 from fpc_deploy.evaluation.evaluation import Evaluation, Outcome
 from fpc_deploy.evaluation.plan import base_configuration
 from fpc_deploy.evaluation.plots import draw
-from fpc_deploy.evaluation.protocol import Labels, Relations, score_ranking
 from fpc_deploy.evaluation.report import check_output, describe_shared, make_table, write_dump, write_json
 from fpc_deploy.evaluation.rows import multiply_adds_g
 from fpc_deploy.evaluation.similarity import Graphs

@@ -4,7 +4,7 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
 
-from fpc_deploy.evaluation.protocol import Labels, relate, score_ranking
+from calibration.protocol import Labels, relate, score_ranking
 from runtime.errors import FpcError
 
 
