@@ -67,6 +67,9 @@ def train(
     patch_size: Annotated[int | None, typer.Option(help="Side of a patch in pixels.")] = None,
     stride: Annotated[int | None, typer.Option(help="Step from patch to patch in pixels.")] = None,
     keep_rate: Annotated[float | None, typer.Option(help="Share of patches that survives a pruning block.")] = None,
+    lowest_keep_rate: Annotated[
+        float | None, typer.Option(help="Each batch draws its keep rate between this and --keep-rate.")
+    ] = None,
     prune_at: Annotated[str | None, typer.Option(help="Blocks that prune, counted from 0, as in 3,6,9.")] = None,
     dense_epochs: Annotated[int | None, typer.Option(help="First epochs, which prune nothing.")] = None,
     dense_share: Annotated[float | None, typer.Option(help="Share of later batches that prune nothing.")] = None,

@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from export.model import FPCModel
+from export.model import FPCModel, keep_counts
 from fpc_deploy.training.augment import Augmentation, hide_cameras
 from fpc_deploy.training.device import Compute
 from fpc_deploy.training.images import ImageSet
@@ -45,7 +45,6 @@ class EncoderPhase:
         self._model, self._classifier, self._images, self._recipe = model, classifier, images, recipe
         self._compute, self._objective = compute, Objective(recipe, model.config.embed_dim)
         self._augment = Augmentation(recipe, model.config.height, model.config.width, compute.device)
-        self._keep = recipe.keep(model.config)
 
     def parameters(self) -> nn.ModuleDict:
         """Return model and classifier; the decoder has no part in the loss and so no gradient."""
@@ -61,11 +60,19 @@ class EncoderPhase:
         dense = epoch < self._recipe.dense_epochs or float(torch.rand(())) < self._recipe.dense_share
         pixels, cameras = _inputs(self._images, index, self._augment, self._recipe, self._model)
         with self._compute.autocast():
-            tokens = self._model.encode(pixels, cameras, {} if dense else self._keep).tokens
+            tokens = self._model.encode(pixels, cameras, {} if dense else self.keep()).tokens
             before, after = cls_row(self._model.head, tokens)
             logits = self._classifier(after)
             memory = self._objective.memory(tokens, labels)
         return self._objective.descriptors(before, logits, labels) + memory
+
+    def keep(self) -> dict[int, int]:
+        """Return {block: patches that survive it} for one batch."""
+        recipe, config = self._recipe, self._model.config
+        if recipe.lowest_keep_rate is None:
+            return recipe.keep(config)
+        span = recipe.keep_rate - recipe.lowest_keep_rate
+        return keep_counts(config.patches, recipe.lowest_keep_rate + span * float(torch.rand(())), recipe.prune_at)
 
 
 class DecoderPhase:

@@ -20,6 +20,8 @@ class Recipe:
 
     Attributes:
         keep_rate: share of patches that survives each pruning block.
+        lowest_keep_rate: each pruned batch of phase 1 draws its keep rate between this and `keep_rate`, so that one
+            model serves every keep rate between at export; None trains at `keep_rate` alone, as published.
         prune_at: blocks that prune, counted from 0.
         encoder_epochs: of phase 1.
         decoder_epochs: of phase 2.
@@ -32,8 +34,8 @@ class Recipe:
         weight_decay: of matrices; vectors have none.
         label_smoothing: of the cross entropy; 0 as published.
         margin: of the triplet loss; 0 is the soft margin, log(1 + exp(positive - negative)), as published.
-        cls_weight: weight of a contrast of the [cls] of the token memory by cosine, which stage M ranks by and which the
-            published losses reach only through the last block; 0 as published.
+        cls_weight: weight of a contrast of the [cls] of the token memory by cosine, by which stage M ranks and which
+            the published losses reach only through the last block; 0 as published.
         patch_weight: weight of a contrast of the patches of the token memory by their best matches, which EMD stands
             on; 0 as published.
         unknown_camera: probability that a training image hides its camera, so that the row for unknown cameras learns.
@@ -51,6 +53,7 @@ class Recipe:
     """
 
     keep_rate: float = 0.8
+    lowest_keep_rate: float | None = None
     prune_at: tuple[int, ...] = (3, 6, 9)
     encoder_epochs: int = 120
     decoder_epochs: int = 20
@@ -95,6 +98,8 @@ class Recipe:
         for name in ("unknown_camera", "dense_share", "flip", "erasing", "jitter", "alpha", "warm_up"):
             _demand(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "0 to 1")
         _demand("keep_rate", self.keep_rate, 0 < self.keep_rate <= 1, "above 0 and at most 1")
+        low = self.lowest_keep_rate
+        _demand("lowest_keep_rate", low, low is None or 0 < low <= self.keep_rate, "above 0 and at most --keep-rate")
         _demand("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "0 to below 1")
         for name in ("encoder_epochs", "decoder_epochs", "neighbours", "evaluate_every"):
             _demand(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")

@@ -14,6 +14,7 @@ from fpc_deploy.training.images import ImageSet
 from fpc_deploy.training.memory import TokenMemory, encode_images
 from fpc_deploy.training.objective import Objective
 from fpc_deploy.training.optimisation import create_optimizer, create_schedule
+from fpc_deploy.training.phases import EncoderPhase
 from fpc_deploy.training.recipe import Recipe, recipe_from
 from fpc_deploy.training.rows import cls_row
 from fpc_deploy.training.score import consolidate, rank
@@ -199,3 +200,20 @@ def test_a_recipe_survives_a_checkpoint() -> None:
     stored = {**vars(recipe), "prune_at": [1, 2], "of a later version": 1}
 
     assert recipe_from(stored) == recipe
+
+
+def test_batches_draw_their_keep_rates(model: FPCModel) -> None:
+    recipe = replace(RECIPE, keep_rate=0.9, lowest_keep_rate=0.3)
+    images = image_set([0, 0, 1, 1], [0, 1, 0, 1])
+    phase = EncoderPhase(model, torch.nn.Linear(32, 2, bias=False), images, recipe, FLOAT32)
+    survivors = {tuple(phase.keep().values()) for _ in range(60)}
+
+    assert {counts[0] for counts in survivors} <= set(range(3, 9))  # ceil(0.3 * 8) to ceil(0.9 * 8)
+    assert len(survivors) >= 5
+    assert torch.isfinite(phase.loss(torch.arange(4), 0))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.9])
+def test_keep_rates_that_leave_nothing_to_draw(rate: float) -> None:
+    with pytest.raises(CheckpointError, match="--lowest-keep-rate"):
+        replace(RECIPE, lowest_keep_rate=rate).check(CONFIG)
