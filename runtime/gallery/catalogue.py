@@ -19,7 +19,9 @@ from runtime.gallery.disk import Disk
 
 DATABASE_NAME = "gallery.db"
 NOTE_NAME = "head"
-FORMAT = 1
+PLAIN_FORMAT = 1
+FORMAT = 2
+"""2: patch tokens in another codec than float16, which a reader of format 1 would take for damaged."""
 BUSY_SECONDS = 5.0
 
 SCHEMA = {
@@ -104,7 +106,7 @@ class Catalogue:
                 connection.execute("INSERT INTO facts VALUES (?, ?, ?)", (name, value, seal(name, value)))
             head = Head().values()
             connection.execute("INSERT INTO head VALUES (1, ?, ?, ?, ?, ?, ?)", (*head, seal(*head)))
-            connection.execute(f"PRAGMA user_version={FORMAT}")
+            connection.execute(f"PRAGMA user_version={int(facts['format'])}")
             connection.execute("COMMIT")
         finally:
             connection.close()

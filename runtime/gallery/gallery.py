@@ -1,6 +1,7 @@
 """The embedded gallery: a folder with a small database, data files and HNSW links beside it."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import threading
 import time
 import types
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -19,10 +21,11 @@ from numpy.typing import NDArray
 from runtime.bundle import Binding
 from runtime.errors import GalleryError, GalleryMismatchError
 from runtime.gallery import audit, compaction, folding, interchange, verification
-from runtime.gallery.catalogue import FORMAT, Catalogue, Head
+from runtime.gallery.catalogue import FORMAT, PLAIN_FORMAT, Catalogue, Head
+from runtime.gallery.codecs import FULL_TOKENS, TokenCodec, coordinates_of, read_codec
 from runtime.gallery.disk import Disk
 from runtime.gallery.follower import Follower
-from runtime.gallery.protocol import Candidates, Entry, Tokens
+from runtime.gallery.protocol import Candidates, Entry, StoredTokens, Tokens
 from runtime.gallery.records import (
     AddResult,
     AuditRecord,
@@ -40,6 +43,7 @@ from runtime.gallery.writer import HOLDER_NAME, Writer, check_batch, lock_for_wr
 log = logging.getLogger(__name__)
 
 DEFAULT_SETTINGS = Settings()
+BASIS_NAME = "tokens.basis"
 _FEWEST_SEGMENT_ENTRIES, _MOST_SEGMENT_ENTRIES = 64, 65_536
 
 
@@ -62,7 +66,7 @@ class Gallery:
     ) -> None:
         self.folder = folder
         self.settings = settings
-        self.binding, self.layout, self.created_at = _facts(catalogue)
+        self.binding, self.layout, self.created_at = _facts(folder, catalogue)
         self._catalogue = catalogue
         # A connection of its own: queries of one thread follow while another thread is in the middle of a change.
         self._reading = Catalogue(folder, writable=False, disk=disk)
@@ -81,6 +85,7 @@ class Gallery:
         dimension: int,
         patches_per_entry: int,
         *,
+        codec: TokenCodec = FULL_TOKENS,
         settings: Settings = DEFAULT_SETTINGS,
         disk: Disk | None = None,
     ) -> "Gallery":
@@ -91,6 +96,7 @@ class Gallery:
             binding: what it must share with every bundle that reads it.
             dimension: D.
             patches_per_entry: N; 0 keeps [cls] tokens only.
+            codec: how patch tokens are stored; see `runtime.gallery.codecs.make_codec`.
             settings: how it works; `segment_bytes` or `segment_entries` is remembered.
             disk: how files are written; tests substitute one that fails.
 
@@ -102,10 +108,14 @@ class Gallery:
             raise GalleryError(f"a gallery of dimension {dimension} with {patches_per_entry} patches cannot be made")
         if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
             raise GalleryError(f"{folder} exists already: choose another folder, or remove it first")
-        record_bytes = 8 * dimension + 2 * dimension * patches_per_entry
+        shape = Layout(dimension, patches_per_entry, 1, codec)
+        record_bytes = shape.vector_bytes + shape.token_bytes
         fitting = max(_FEWEST_SEGMENT_ENTRIES, min(_MOST_SEGMENT_ENTRIES, settings.segment_bytes // record_bytes))
+        basis = b"" if codec.basis is None else codec.basis.tobytes()
         facts = {
-            "format": str(FORMAT),
+            "format": str(FORMAT if basis else PLAIN_FORMAT),
+            "tokens": codec.name,
+            "basis": hashlib.sha256(basis).hexdigest() if basis else "",
             "binding": binding.model_dump_json(),
             "dimension": str(dimension),
             "patches": str(patches_per_entry),
@@ -116,6 +126,8 @@ class Gallery:
         with reported(folder):
             beside.mkdir(parents=True)
             try:
+                if basis:
+                    disk.publish(beside / BASIS_NAME, basis)
                 Catalogue.create(beside, facts, disk)
                 disk.rename(beside, folder)
                 disk.sync_folder(folder.parent)
@@ -220,6 +232,14 @@ class Gallery:
         """
         return self._follower.holding(entries).tokens(entries)
 
+    def stored(self, entries: NDArray[np.int64]) -> StoredTokens:
+        """Find the token memory of (n,) entries where it lies, in that order; see `tokens`.
+
+        Raises:
+            GalleryError: an id is not in the gallery, or its record is damaged.
+        """
+        return self._follower.holding(entries).stored(entries)
+
     def entries(self, ids: Sequence[int]) -> list[Entry]:
         """Look up entries by id, in that order; see `tokens` for removed ones.
 
@@ -263,7 +283,7 @@ class Gallery:
         records: Sequence[NewEntry],
         cls: NDArray[np.float32],
         descriptor: NDArray[np.float32],
-        patches: NDArray[np.floating] | None = None,
+        patches: NDArray[np.floating] | NDArray[np.void] | None = None,
         *,
         actor: str | None = None,
         reason: str = "",
@@ -275,7 +295,8 @@ class Gallery:
             records: n facts.
             cls: (n, D) float32, not normalised.
             descriptor: (n, D) float32.
-            patches: (n, N, D), kept as float16; None in a gallery without patches.
+            patches: (n, N, D), kept as the gallery's codec has it, or (n,) records of that codec; None in a gallery
+                without patches.
             actor: who asks, for the audit log; None is the user of this process.
             reason: why, for the audit log.
             fold: take entries into HNSW when enough have gathered; a bulk load does so once, with `fold`.
@@ -414,6 +435,8 @@ class Gallery:
                 cameras=len({text[1] for text in rows.texts} - {""}),
                 dimension=self.layout.dimension,
                 patches_per_entry=self.layout.patches,
+                tokens=self.layout.codec.name if self.layout.patches else "cls",
+                token_bytes_per_entry=self.layout.token_bytes,
                 segments=len(self._catalogue.segments()),
                 removed_not_compacted=slots - head.entries,
                 expiring=int(np.isfinite(rows.expires).sum()),
@@ -476,7 +499,7 @@ def discard_folder(folder: Path) -> None:
         folder.rmdir()
 
 
-def _facts(catalogue: Catalogue) -> tuple[Binding, Layout, str]:
+def _facts(folder: Path, catalogue: Catalogue) -> tuple[Binding, Layout, str]:
     facts = catalogue.facts()
     try:
         binding = Binding.model_validate(json.loads(facts["binding"]))
@@ -486,4 +509,24 @@ def _facts(catalogue: Catalogue) -> tuple[Binding, Layout, str]:
         raise catalogue.damaged(f"its facts are not those of a gallery ({error})") from error
     if not (0 < layout.dimension <= 2**16 and 0 <= layout.patches <= 2**16 and 0 < layout.segment_entries <= 2**24):
         raise catalogue.damaged(f"its layout is out of range ({layout})")
-    return binding, layout, created_at
+    codec = _codec(folder, catalogue, facts, layout.dimension) if layout.patches else FULL_TOKENS
+    return binding, replace(layout, codec=codec), created_at
+
+
+def _codec(folder: Path, catalogue: Catalogue, facts: dict[str, str], dimension: int) -> TokenCodec:
+    """The codec that the facts name; galleries made before there were others say nothing of it."""
+    name = facts.get("tokens", FULL_TOKENS.name)
+    try:
+        rank = coordinates_of(name, dimension)
+        content = None if rank is None else _read_basis(folder / BASIS_NAME, 4 * dimension * rank)
+        if content is not None and hashlib.sha256(content).hexdigest() != facts.get("basis"):
+            raise GalleryError("it does not match its checksum")
+        return read_codec(name, dimension, content)
+    except (GalleryError, OSError) as error:
+        raise catalogue.damaged(f"its tokens cannot be read, {BASIS_NAME}: {error}") from error
+
+
+def _read_basis(path: Path, size: int) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        return file.read(size + 1)

@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.gallery.codecs import TokenCodec
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -57,6 +59,24 @@ class Tokens:
     patches: NDArray[np.float16] | None
 
 
+@dataclass(frozen=True)
+class StoredTokens:
+    """Token memory of n entries as it is stored: what has to be fast works on this, without a copy on the way.
+
+    Attributes:
+        cls: (n, D) float32, not normalised.
+        records: n records of the codec, each without axes, views of the gallery's files; None in a gallery of [cls]
+            tokens only.
+        order: (n,) int64, indices in the order of the disk: whoever reads all reads in this order.
+        codec: what the records mean.
+    """
+
+    cls: NDArray[np.float32]
+    records: Sequence[NDArray[np.void]] | None
+    order: NDArray[np.int64]
+    codec: TokenCodec
+
+
 class GalleryReader(Protocol):
     """A snapshot of a gallery that can be searched."""
 
@@ -71,6 +91,9 @@ class GalleryReader(Protocol):
 
     def tokens(self, entries: NDArray[np.int64]) -> Tokens:
         """Read the token memory of (n,) entries, in that order."""
+
+    def stored(self, entries: NDArray[np.int64]) -> StoredTokens:
+        """Find the token memory of (n,) entries where it lies, in that order."""
 
     def entries(self, ids: Sequence[int]) -> list[Entry]:
         """Look up entries by id, in that order."""

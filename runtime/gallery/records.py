@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from runtime.gallery.codecs import FULL_TOKENS, TokenCodec
+
 Space = Literal["cls", "descriptor"]
 SPACES: tuple[Space, ...] = ("cls", "descriptor")
 
@@ -44,11 +46,13 @@ class Layout:
         dimension: D, length of [cls], of the descriptor and of a patch token.
         patches: N, patch tokens an entry; 0 where only [cls] tokens are kept.
         segment_entries: how many entries a segment holds.
+        codec: how patch tokens are stored.
     """
 
     dimension: int
     patches: int
     segment_entries: int
+    codec: TokenCodec = FULL_TOKENS
 
     @property
     def vector_bytes(self) -> int:
@@ -57,8 +61,8 @@ class Layout:
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of the patch tokens of an entry, float16."""
-        return self.patches * self.dimension * 2
+        """Bytes of the patch tokens of an entry."""
+        return self.codec.record(self.patches, self.dimension).itemsize if self.patches else 0
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,8 @@ class Info:
     cameras: int
     dimension: int
     patches_per_entry: int
+    tokens: str
+    token_bytes_per_entry: int
     segments: int
     removed_not_compacted: int
     expiring: int

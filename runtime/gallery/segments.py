@@ -1,7 +1,7 @@
 """Segments: append-only pairs of data files, memory-mapped.
 
-`vectors-000001.bin` holds [cls] and descriptor of each entry as float32, `tokens-000001.bin` its patch tokens as
-float16; both by slot, with no header and no padding.
+`vectors-000001.bin` holds [cls] and descriptor of each entry as float32, `tokens-000001.bin` its patch tokens as the
+gallery's codec has them (see `runtime.gallery.codecs`); both by slot, with no header and no padding.
 
 A record is checked against its CRC-32, which is seeded with the id of its entry so that a record in a wrong place fails
 too, when a process first touches it; the result is remembered. What rots after that, behind the page cache's back, is
@@ -45,7 +45,7 @@ class Segment:
         self._layout = layout
         self.slots = 0
         self._vectors = np.empty((0, 2, layout.dimension), np.float32)
-        self._tokens = np.empty((0, layout.patches, layout.dimension), np.float16)
+        self._tokens = np.empty(0, layout.codec.record(layout.patches, layout.dimension))
         # By slot: reciprocal norms of both vectors; NaN where not looked at yet, 0 where the record is damaged.
         self._scales = np.empty((2, 0), np.float32)
         self._token_state = np.empty(0, np.int8)  # 0 not looked at yet, 1 good, -1 damaged
@@ -65,7 +65,7 @@ class Segment:
             return
         self._vectors = np.frombuffer(vectors, np.float32).reshape(-1, 2, layout.dimension)
         if layout.patches:
-            self._tokens = np.frombuffer(tokens, np.float16).reshape(-1, layout.patches, layout.dimension)
+            self._tokens = np.frombuffer(tokens, self._tokens.dtype)
         # New arrays, so that a query in another thread goes on with those it has.
         scales = np.full((2, slots), np.nan, np.float32)
         scales[:, : self.slots] = self._scales
@@ -80,8 +80,7 @@ class Segment:
 
     def record(self, slot: int) -> tuple[memoryview, memoryview]:
         """The bytes of the vectors and of the tokens in a slot."""
-        tokens = self._tokens[slot].data.cast("B") if self._layout.patches else memoryview(b"")
-        return self._vectors[slot].data.cast("B"), tokens
+        return self._vectors[slot].data.cast("B"), self._token_bytes(slot)
 
     def scales(
         self, space: Space, slots: NDArray[np.int64], ids: NDArray[np.int64], crcs: NDArray[np.int64]
@@ -102,19 +101,29 @@ class Segment:
         scales: NDArray[np.float32] = known[SPACES.index(space), slots]
         return scales
 
-    def tokens(
-        self, slots: NDArray[np.int64], ids: NDArray[np.int64], crcs: NDArray[np.int64], out: NDArray[np.float16]
+    def check_tokens(
+        self, slots: NDArray[np.int64], ids: NDArray[np.int64], crcs: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Copy the tokens in `slots` to `out` (n, N, D); return (n,) whether each matches its CRC-32."""
+        """Return (n,) whether the tokens in `slots` match their CRC-32; each is read when it is first asked for."""
         state = self._token_state
-        for i in np.flatnonzero(state[slots] == 0):
-            slot = slots[i]
-            good = record_crc(int(ids[i]), self._tokens[slot].data.cast("B")) == crcs[i]
-            state[slot] = 1 if good else -1
-        for i in np.argsort(slots):  # in the order of the file
-            out[i] = self._tokens[slots[i]]
+        new = np.flatnonzero(state[slots] == 0)
+        for i in new[np.argsort(slots[new])]:  # in the order of the file
+            slot = int(slots[i])
+            if not state[slot]:
+                good = record_crc(int(ids[i]), self._token_bytes(slot)) == crcs[i]
+                state[slot] = 1 if good else -1
         good_slots: NDArray[np.bool_] = state[slots] > 0
         return good_slots
+
+    def tokens(self, slot: int) -> NDArray[np.void]:
+        """The tokens in a slot, a record of no axes: a view of the file."""
+        record: NDArray[np.void] = self._tokens[slot, ...]
+        return record
+
+    def _token_bytes(self, slot: int) -> memoryview:
+        if not self._layout.patches:
+            return memoryview(b"")
+        return self._tokens[slot : slot + 1].view(np.uint8).data
 
 
 def reciprocal_norms(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import GalleryError
 from runtime.gallery.graph import Graph
-from runtime.gallery.protocol import Candidates, Entry, Tokens
+from runtime.gallery.protocol import Candidates, Entry, StoredTokens, Tokens
 from runtime.gallery.records import Layout, Space
 from runtime.gallery.rows import Rows
 from runtime.gallery.segments import Segment
@@ -71,21 +71,34 @@ class Snapshot:
         Raises:
             GalleryError: an id is not a live entry, or its record is damaged.
         """
+        stored = self.stored(ids)
+        if stored.records is None:
+            return Tokens(stored.cls, None)
+        patches = np.empty((len(stored.cls), self.layout.patches, self.layout.dimension), np.float16)
+        for i in stored.order:
+            patches[i] = self.layout.codec.decode(stored.records[i][None])[0]
+        return Tokens(stored.cls, patches)
+
+    def stored(self, ids: NDArray[np.int64]) -> StoredTokens:
+        """Find the token memory of (n,) entries where it lies; see `GalleryReader.stored`.
+
+        Raises:
+            GalleryError: an id is not a live entry, or its record is damaged.
+        """
         positions = self.rows.positions(np.asarray(ids, np.int64))
         n, layout = len(positions), self.layout
         cls = np.empty((n, layout.dimension), np.float32)
-        patches = np.empty((n, layout.patches, layout.dimension), np.float16) if layout.patches else None
+        records: list[NDArray[np.void]] = [np.empty((), np.void)] * n
         bad: list[int] = []
         for segment, group in self._by_segment(positions):
             at = positions[group]
             slots, entries = self.rows.slot[at], self.rows.ids[at]
             cls[group] = segment.vectors("cls")[slots]
             good = segment.scales("cls", slots, entries, self.rows.vector_crc[at]) > 0
-            if patches is not None:
-                copied = np.empty((len(group), *patches.shape[1:]), np.float16) if len(group) < n else patches
-                good &= segment.tokens(slots, entries, self.rows.token_crc[at], copied)
-                if copied is not patches:
-                    patches[group] = copied
+            if layout.patches:
+                good &= segment.check_tokens(slots, entries, self.rows.token_crc[at])
+                for i, slot in zip(group.tolist(), slots.tolist(), strict=True):
+                    records[i] = segment.tokens(slot)
             bad += entries[~good].tolist()
         if bad:
             self._damaged(bad, "its record does not match its checksum")
@@ -93,7 +106,8 @@ class Snapshot:
                 f"entry {bad[0]} is damaged on disk: its record does not match its checksum; it is left out from now "
                 "on: run `fpc-deploy index verify --repair`"
             )
-        return Tokens(cls, patches)
+        order = np.lexsort((self.rows.slot[positions], self.rows.segment[positions]))
+        return StoredTokens(cls, tuple(records) if layout.patches else None, order, layout.codec)
 
     def entries(self, ids: Sequence[int]) -> list[Entry]:
         """Look up entries by id, in that order.

@@ -62,12 +62,12 @@ class Batch:
     Attributes:
         records: n entries, each with content hash and date.
         vectors: (n, 2, D) float32, [cls] and descriptor.
-        tokens: (n, N, D) float16.
+        tokens: (n, T) uint8, the T bytes of each entry's patch tokens in the gallery's codec.
     """
 
     records: Sequence[NewEntry]
     vectors: NDArray[np.float32]
-    tokens: NDArray[np.float16]
+    tokens: NDArray[np.uint8]
 
 
 class Writer:
@@ -151,7 +151,7 @@ class Writer:
             self.disk.store(path, 0, pieces)
         self.disk.sync_folder(self.folder)
 
-    def _append(self, number: int, slot: int, vectors: NDArray[np.float32], tokens: NDArray[np.float16]) -> None:
+    def _append(self, number: int, slot: int, vectors: NDArray[np.float32], tokens: NDArray[np.uint8]) -> None:
         """Write records to a segment from `slot` on, and wait until they are on the disk."""
         if slot == 0:
             self.copy(number, [vectors.data], [tokens.data])
@@ -241,7 +241,7 @@ def check_batch(
     records: Sequence[NewEntry],
     cls: NDArray[np.float32],
     descriptor: NDArray[np.float32],
-    patches: NDArray[np.floating] | None,
+    patches: NDArray[np.floating] | NDArray[np.void] | None,
 ) -> Batch:
     """Check what is to be added, and bring it into the types of the files.
 
@@ -255,20 +255,31 @@ def check_batch(
     vectors = np.stack([cls, descriptor], axis=1).astype(np.float32)
     norms = np.linalg.norm(vectors.astype(np.float64), axis=2)
     wrong = ~(np.isfinite(norms) & (norms > 0)).all(axis=1)
-    tokens = np.empty((n, 0, layout.dimension), np.float16)
+    tokens = np.empty((n, 0), np.uint8)
     if layout.patches:
-        if patches is None or patches.shape != (n, layout.patches, layout.dimension):
-            found = None if patches is None else patches.shape
-            raise GalleryError(f"patches are {found}, the gallery takes {(n, layout.patches, layout.dimension)}")
-        with np.errstate(over="ignore"):
-            tokens = patches.astype(np.float16)
-        wrong |= ~np.isfinite(tokens).all(axis=(1, 2))
+        stored = _stored(layout, n, patches)
+        wrong |= ~layout.codec.finite(stored)
+        tokens = stored.view(np.uint8).reshape(n, layout.token_bytes)
     if wrong.any():
         raise GalleryError(
             f"image {int(np.argmax(wrong))} of the batch has a vector that is zero, not finite or > 65504"
         )
     filled = [_filled(record, vectors[i]) for i, record in enumerate(records)]
     return Batch(filled, vectors, tokens)
+
+
+def _stored(layout: Layout, n: int, patches: NDArray[np.floating] | NDArray[np.void] | None) -> NDArray[np.void]:
+    """(n,) records of the gallery's codec, made of patch tokens or given as they are."""
+    if patches is not None and patches.shape == (n, layout.patches, layout.dimension):
+        return layout.codec.encode(patches)
+    if (
+        patches is not None
+        and patches.shape == (n,)
+        and patches.dtype == layout.codec.record(layout.patches, layout.dimension)
+    ):
+        return np.ascontiguousarray(patches)
+    found = None if patches is None else patches.shape
+    raise GalleryError(f"patches are {found}, the gallery takes {(n, layout.patches, layout.dimension)}")
 
 
 def _filled(record: NewEntry, vectors: NDArray[np.float32]) -> NewEntry:
@@ -309,5 +320,5 @@ def _row(id_: int, batch: Batch, position: int, segment: int, slot: int) -> Row:
         segment,
         slot,
         record_crc(id_, batch.vectors[position].data.cast("B")),
-        record_crc(id_, batch.tokens[position].data.cast("B")) if batch.tokens.size else 0,
+        record_crc(id_, batch.tokens[position].data) if batch.tokens.size else 0,
     )
