@@ -43,6 +43,7 @@ def run(
     from runtime.pipeline import Pipeline
     from runtime.sinks import JsonLines
     from runtime.sources import shown
+    from runtime.speed import warn_if_slower
     from runtime.stream import watch
 
     opened = Bundle.open(bundle)
@@ -52,6 +53,7 @@ def run(
     with ExitStack() as stack:
         entries = stack.enter_context(closing(Gallery.open(gallery, opened.binding)))
         pipeline = Pipeline(opened, entries, settings, engine, threads)
+        warn_if_slower(opened, engine, threads)
         entries.warm_up()
         batches = _batches(stack, source, pipeline, detector, boxes, detector_threshold, camera)
         sink = stack.enter_context(JsonLines(out))
