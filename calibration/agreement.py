@@ -1,23 +1,35 @@
 """How far a bundle of lower precision is from the one it was made of, over the whole way from crop to score."""
 
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
 
+from calibration.answers import Answers, unit
+from calibration.protocol import Labels, Relations, relate, score_queries
 from runtime.bundle import Bundle
-from runtime.encoder import Encoder, Features
-from runtime.engines import Engine, open_engine
-from runtime.gallery.protocol import Candidates, Entry, Tokens
-from runtime.matching import Consolidator, Matcher
 
-BATCH = 4
 TOP = 10
+ONE_DEVIATION_BELOW = 15.87
+"""Percentile that lies one standard deviation below the median of a normal distribution."""
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """What finding people is worth before and after, in percent.
+
+    Attributes:
+        queries: number of queries that have a match.
+        mean_ap: (reference, candidate) mean average precision.
+        rank1: (reference, candidate) share of queries whose first image shows the right person.
+        standard_error: of the difference in mean average precision, in points: the queries are a sample.
+    """
+
+    queries: int
+    mean_ap: tuple[float, float]
+    rank1: tuple[float, float]
+    standard_error: float
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,9 @@ class Agreement:
         top: mean share of the ten best gallery entries that both name.
         score_shift: mean difference of all scores, candidate minus reference.
         score_spread: standard deviation of those differences.
+        score_deviation: standard deviation of the reference's scores between different people, which shift and spread
+            are to be compared with; read off the lower half of all scores, where no scores of the same person lie.
+        retrieval: {"clear": what finding people is worth}, one a part of the queries; empty where nobody is labelled.
     """
 
     queries: int
@@ -47,27 +62,36 @@ class Agreement:
     top: float
     score_shift: float
     score_spread: float
+    score_deviation: float
+    retrieval: dict[str, Retrieval] = field(default_factory=dict)
 
 
 def compare_bundles(
-    reference: Bundle, candidate: Bundle, queries: NDArray[np.uint8], gallery: NDArray[np.uint8]
+    reference: Bundle,
+    candidate: Bundle,
+    queries: Mapping[str, NDArray[np.uint8]],
+    gallery: NDArray[np.uint8],
+    labels: tuple[Labels, Labels] | None = None,
 ) -> Agreement:
     """Encode, match and consolidate the same crops with both bundles, each over a gallery of its own making.
 
     Args:
         reference: the bundle that is trusted.
         candidate: the bundle of lower precision.
-        queries: (q, H, W, 3) uint8, none of them in the gallery.
+        queries: {part: (q, H, W, 3) uint8}, the same people in every part, none of the crops in the gallery.
         gallery: (n, H, W, 3) uint8.
+        labels: of one part of the queries, and of the gallery; None leaves `retrieval` empty.
     """
-    theirs, mine = (_Answers(bundle, queries, gallery) for bundle in (reference, candidate))
-    cosine = (_unit(mine.descriptor) * _unit(theirs.descriptor)).sum(axis=1)
-    consolidated = (_unit(mine.consolidated) * _unit(theirs.consolidated)).sum(axis=1)
+    crops = np.concatenate(list(queries.values()))
+    theirs, mine = (Answers(bundle, crops, gallery) for bundle in (reference, candidate))
+    cosine = (unit(mine.descriptor) * unit(theirs.descriptor)).sum(axis=1)
+    consolidated = (unit(mine.consolidated) * unit(theirs.consolidated)).sum(axis=1)
     count = min(TOP, max(1, len(gallery) // 2))  # of few entries the ten best would be all of them
     best, their_best = (np.argsort(-answers.scores, axis=1)[:, :count] for answers in (mine, theirs))
     difference = mine.scores.astype(np.float64) - theirs.scores
+    below, middle = np.percentile(theirs.scores, (ONE_DEVIATION_BELOW, 50))
     return Agreement(
-        queries=len(queries),
+        queries=len(crops),
         gallery=len(gallery),
         descriptor_cosine=float(cosine.mean()),
         worst_cosine=float(cosine.min()),
@@ -77,121 +101,38 @@ def compare_bundles(
         top=_mean_overlap(best, their_best),
         score_shift=float(difference.mean()),
         score_spread=float(difference.std()),
+        score_deviation=float(middle - below),
+        retrieval={} if labels is None else _retrieval(queries, theirs.scores, mine.scores, relate(*labels)),
     )
 
 
-class _Answers:
-    """What one bundle says of the crops.
-
-    Attributes:
-        descriptor: (q, D) before consolidation.
-        consolidated: (q, D) what is ranked by; the same where the bundle has no decoder.
-        scores: (q, n) cosine between `consolidated` and the gallery's descriptors.
-        kept: {"block 3": (q, k) places in the patch grid that are alive after it}.
-    """
-
-    def __init__(self, bundle: Bundle, queries: NDArray[np.uint8], gallery: NDArray[np.uint8]) -> None:
-        encoder = Encoder(bundle, sparse=False, engine="onnxruntime")
-        entries = _join([encoder.encode(gallery[start : start + BATCH]) for start in range(0, len(gallery), BATCH)])
-        features, self.kept = _encode_probed(bundle, queries)
-        self.descriptor = self.consolidated = features.descriptor
-        if bundle.has("decoder"):
-            self.consolidated = _consolidate(bundle, features, entries)
-        self.scores = _unit(self.consolidated) @ _unit(entries.descriptor).T
-
-
-class _CropGallery:
-    """The gallery of a comparison: every entry is a candidate."""
-
-    def __init__(self, features: Features) -> None:
-        self._features, self._patches = features, features.patches.astype(np.float16)  # as a gallery stores them
-
-    def __len__(self) -> int:
-        return len(self._features.cls)
-
-    def search(self, cls: NDArray[np.float32], count: int) -> Candidates:
-        return _nearest(cls, self._features.cls, count)
-
-    def rank(self, descriptor: NDArray[np.float32], count: int) -> Candidates:
-        return _nearest(descriptor, self._features.descriptor, count)
-
-    def tokens(self, entries: NDArray[np.int64]) -> Tokens:
-        return Tokens(self._features.cls[entries], self._patches[entries])
-
-    def entries(self, ids: Sequence[int]) -> list[Entry]:
-        return [Entry(number, "", "", "", "") for number in ids]
-
-    def refresh(self) -> bool:
-        return False
-
-
-def _consolidate(bundle: Bundle, queries: Features, entries: Features) -> NDArray[np.float32]:
-    settings = bundle.manifest.matching
-    matcher = Matcher(bundle, settings, engine="onnxruntime")
-    consolidator = Consolidator(bundle, engine="onnxruntime")
-    gallery, answers = _CropGallery(entries), []
-    for start in range(0, len(queries.cls), BATCH):
-        part = slice(start, start + BATCH)
-        asked = Features(queries.cls[part], queries.patches[part], queries.descriptor[part])
-        nearest = gallery.search(asked.cls, min(settings.refine, len(gallery)))
-        neighbours = matcher.refine(asked, nearest.entries, nearest.cosine, gallery)
-        answers.append(consolidator.consolidate(asked, neighbours))
-    return np.concatenate(answers)
-
-
-def _encode_probed(bundle: Bundle, crops: NDArray[np.uint8]) -> tuple[Features, dict[str, NDArray[np.int64]]]:
-    """Encode queries, and say what was alive after each pruning block."""
-    model = onnx.load(bundle.graph_path("query_encoder"))
-    chosen = [node.output[1] for node in model.graph.node if node.op_type == "TopK"]
-    named = {value.name for value in model.graph.output}
-    with tempfile.TemporaryDirectory() as scratch:
-        engine = _probed_engine(model, [name for name in chosen if name not in named], Path(scratch))
-    parts, alive = [], []
-    camera = bundle.manifest.cameras.unknown
-    for start in range(0, len(crops), BATCH):
-        part = crops[start : start + BATCH]
-        answer = engine.run({"crops": part, "camera": np.full(len(part), camera, np.int64)})
-        parts.append(Features(**{name: answer[name] for name in ("cls", "patches", "descriptor")}))  # type: ignore[arg-type]
-        alive.append(_places([answer[name].astype(np.int64) for name in chosen], bundle.manifest.model.patches))
-    names = [f"block {block}" for block in bundle.manifest.keep_schedule.blocks]
-    kept = {name: np.concatenate([places[number] for places in alive]) for number, name in enumerate(names)}
-    return _join(parts), kept
-
-
-def _probed_engine(model: ModelProto, extra: Sequence[str], scratch: Path) -> Engine:
-    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.INT64, None) for name in extra)
-    path = scratch / "probed.onnx"
-    onnx.save(model, path)
-    return open_engine(path, "onnxruntime")
-
-
-def _places(chosen: Sequence[NDArray[np.int64]], patches: int) -> list[NDArray[np.int64]]:
-    """Turn indices into the patches alive at each block into places of the grid."""
-    alive, found = np.arange(patches), []
-    for index in chosen:
-        alive = np.take_along_axis(np.broadcast_to(alive, (len(index), alive.shape[-1])), index, axis=1)
-        found.append(alive)
+def _retrieval(
+    queries: Mapping[str, NDArray[np.uint8]],
+    before: NDArray[np.float32],
+    after: NDArray[np.float32],
+    relations: Relations,
+) -> dict[str, Retrieval]:
+    """Score each part of the queries, whose scores lie one part after the other."""
+    if not relations.matches.any():
+        return {}  # too few of the held-out images could be read
+    found, start = {}, 0
+    for part, crops in queries.items():
+        rows = slice(start, start := start + len(crops))
+        if not np.isfinite(after[rows]).all():
+            after = np.nan_to_num(after, nan=-np.inf)  # what is not a number ranks last; other bounds name it
+        found[part] = _paired(before[rows], after[rows], relations)
     return found
 
 
-def _nearest(queries: NDArray[np.float32], entries: NDArray[np.float32], count: int) -> Candidates:
-    cosine = _unit(queries) @ _unit(entries).T
-    order = np.argsort(-cosine, axis=1, kind="stable")[:, :count]
-    return Candidates(order, np.take_along_axis(cosine, order, axis=1))
-
-
-def _join(parts: Sequence[Features]) -> Features:
-    return Features(
-        cls=np.concatenate([part.cls for part in parts]),
-        patches=np.concatenate([part.patches for part in parts]),
-        descriptor=np.concatenate([part.descriptor for part in parts]),
+def _paired(before: NDArray[np.float32], after: NDArray[np.float32], relations: Relations) -> Retrieval:
+    (precision, first), (candidate, candidate_first) = (score_queries(one, relations) for one in (before, after))
+    return Retrieval(
+        queries=len(precision),
+        mean_ap=(100 * float(precision.mean()), 100 * float(candidate.mean())),
+        rank1=(100 * float((first == 0).mean()), 100 * float((candidate_first == 0).mean())),
+        standard_error=100 * float((candidate - precision).std() / np.sqrt(len(precision))),
     )
 
 
 def _mean_overlap(found: NDArray[np.int64], reference: NDArray[np.int64]) -> float:
     return float(np.mean([np.isin(a, b).mean() for a, b in zip(found, reference, strict=True)]))
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    unit: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32(1e-12))
-    return unit

@@ -85,8 +85,9 @@ def calibrate_bundle(
         onnx.save(to_int8(model, ranges), after)
 
     def compare(reference: Bundle, candidate: Bundle) -> Verdict:
-        report(f"judging on {len(data.held_out)} held-out crops, clear and occluded")
-        return judge(reference, candidate, data.held_out, data.crops, options.seed)
+        people = "" if data.labels is None else f" of {len(set(data.labels[0].identity))} people"
+        report(f"judging on {len(data.held_out)} held-out crops{people}, clear and occluded")
+        return judge(reference, candidate, data.held_out, data.gallery, data.labels, options.seed)
 
     bundle, verdict = derive_bundle(
         source,

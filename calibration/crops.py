@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.protocol import Labels
+from calibration.split import HELD_OUT_SHARE, STRANGERS, split_people, spread
 from runtime.datasets import LabelledImage, read_labelled
 from runtime.errors import ImageError, SourceError
 from runtime.images import SUFFIXES, read_image, resize
@@ -19,7 +20,8 @@ log = logging.getLogger(__name__)
 MIN_IMAGES = 16
 """Fewest usable images: with less, one odd picture decides a range, and nothing is left to judge the result by."""
 MAX_HELD_OUT = 64
-HELD_OUT_SHARE = 0.25
+MAX_GALLERY = 100
+"""Gallery crops where nobody is labelled: as many as EMD refines (design section 4)."""
 FLAT = 2.0
 """Standard deviation of every channel, in levels of 255, below which an image shows nothing."""
 MIN_NEIGHBOUR_CORRELATION = 0.75
@@ -36,21 +38,28 @@ class CalibrationSet:
 
     Attributes:
         crops: (n, H, W, 3) uint8.
-        held_out: (m, H, W, 3) uint8, of none of the same files.
+        held_out: (m, H, W, 3) uint8 queries, of none of the same files and, where labels tell, of other people.
+        gallery: (g, H, W, 3) uint8, what they are compared with.
+        labels: of `held_out` and of `gallery`, where there are enough to measure mAP; else None.
         warnings: what is odd about the data.
     """
 
     crops: NDArray[np.uint8]
     held_out: NDArray[np.uint8]
+    gallery: NDArray[np.uint8]
+    labels: tuple[Labels, Labels] | None
     warnings: tuple[str, ...]
 
 
 def load_calibration_set(source: Path, count: int, height: int, width: int, seed: int = 0) -> CalibrationSet:
     """Read crops from a folder or labelled list, the same ones for the same seed.
 
+    Where people are labelled a quarter of them, at most 64, is held out with all their images, to measure mAP on them.
+    Otherwise a quarter of the images, at most 64, is held out.
+
     Args:
         source: what `runtime.datasets.read_labelled` understands, or any folder of images.
-        count: how many to calibrate with; a quarter of as many as there are, at most 64, is held out beside them.
+        count: how many to calibrate with, beside those held out.
         height: of a crop.
         width: of a crop.
         seed: of the choice.
@@ -60,18 +69,32 @@ def load_calibration_set(source: Path, count: int, height: int, width: int, seed
     """
     if count < MIN_IMAGES:
         raise SourceError(f"--count {count}: at least {MIN_IMAGES} images are needed to calibrate")
-    images = spread(find_images(source), seed)
-    wanted = count + MAX_HELD_OUT
-    found = _read(images, wanted, height, width)
-    crops = found.crops
-    if len(crops) < MIN_IMAGES:
+    images = find_images(source)
+    reader = _Reader(height, width)
+    split = split_people(images, seed)
+    if split is None:
+        usable = reader.read(spread(images, seed), count + MAX_HELD_OUT)
+        held_out = min(MAX_HELD_OUT, int(HELD_OUT_SHARE * len(usable)))
+        queries, used = usable[:held_out], usable[held_out : held_out + count]
+        gallery, labels = used[:MAX_GALLERY], None
+    else:
+        queries, mates = (reader.read(part, len(part)) for part in (split.queries, split.gallery))
+        used = reader.read(split.calibrate, count)
+        gallery = [*mates, *used[:STRANGERS]]
+        labels = _labels(queries, "query"), _labels(gallery, "gallery")
+    if (reader.usable if split is None else len(used)) < MIN_IMAGES or not queries:
         raise SourceError(
-            f"{source} has {len(crops)} usable images of {len(images)} ({found.unreadable} unreadable, {found.useless} "
-            f"blank or repeated): at least {MIN_IMAGES} are needed; give a few hundred crops of people from all cameras"
+            f"{source} has {reader.usable} usable images of {len(images)} ({reader.unreadable} unreadable, "
+            f"{reader.useless} blank or repeated): at least {MIN_IMAGES} are needed; give a few hundred crops of "
+            "people from all cameras"
         )
-    held_out = min(MAX_HELD_OUT, int(HELD_OUT_SHARE * len(crops)))
-    held, used = np.stack(crops[:held_out]), np.stack(crops[held_out : held_out + count])
-    return CalibrationSet(used, held, tuple(_oddities(found, len(used), count)))
+    return CalibrationSet(
+        crops=_stack(used),
+        held_out=_stack(queries),
+        gallery=_stack(gallery),
+        labels=labels,
+        warnings=tuple(reader.oddities(len(used), count)),
+    )
 
 
 def find_images(source: Path) -> list[LabelledImage]:
@@ -91,19 +114,6 @@ def find_images(source: Path) -> list[LabelledImage]:
     return [LabelledImage(path, "", "") for path in paths]
 
 
-def spread(images: Sequence[LabelledImage], seed: int) -> list[LabelledImage]:
-    """Order images so that any first part of them covers as many people, and of each as many cameras, as it can."""
-    rng = np.random.default_rng(seed)
-    groups: dict[str, dict[str, list[LabelledImage]]] = defaultdict(lambda: defaultdict(list))
-    for image in images:
-        groups[image.identity][image.camera].append(image)
-    people = []
-    for identity in sorted(groups):
-        cameras = [_shuffled(groups[identity][camera], rng) for camera in sorted(groups[identity])]
-        people.append(_taking_turns(_shuffled(cameras, rng)))
-    return _taking_turns(_shuffled(people, rng))
-
-
 def neighbour_correlation(image: NDArray[np.uint8]) -> float:
     """Return the correlation between adjacent pixels of an (H, W, 3) image, in -1..1."""
     grey = image.astype(np.float32).mean(axis=2)
@@ -112,58 +122,76 @@ def neighbour_correlation(image: NDArray[np.uint8]) -> float:
     return float(np.mean(products) / (grey.var() + 1e-12))
 
 
-def _taking_turns(groups: Sequence[Sequence[LabelledImage]]) -> list[LabelledImage]:
-    longest = max(map(len, groups), default=0)
-    return [group[turn] for turn in range(longest) for group in groups if turn < len(group)]
+@dataclass(frozen=True)
+class _Crop:
+    """A usable image, resized."""
+
+    image: LabelledImage
+    pixels: NDArray[np.uint8]
 
 
-def _shuffled(items: Sequence, rng: np.random.Generator) -> list:  # type: ignore[type-arg]
-    return [items[place] for place in rng.permutation(len(items))]
+class _Reader:
+    """Reads usable images and counts the others; one that was read before is not usable again."""
 
+    def __init__(self, height: int, width: int) -> None:
+        self._size = (height, width)
+        self._seen: set[bytes] = set()
+        self._correlations: list[float] = []
+        self.unreadable = self.useless = 0
 
-@dataclass
-class _Found:
-    """What reading came to."""
+    @property
+    def usable(self) -> int:
+        """Number of crops read so far."""
+        return len(self._correlations)
 
-    crops: list[NDArray[np.uint8]]
-    correlations: list[float]
-    unreadable: int = 0
-    useless: int = 0
+    def read(self, images: Sequence[LabelledImage], wanted: int) -> list[_Crop]:
+        """Read up to `wanted` usable crops, in order."""
+        found: list[_Crop] = []
+        for labelled in images:
+            if len(found) == wanted:
+                break
+            crop = self._read(labelled)
+            if crop is not None:
+                found.append(crop)
+        return found
 
-
-def _read(images: Sequence[LabelledImage], wanted: int, height: int, width: int) -> _Found:
-    """Read up to `wanted` usable crops."""
-    found, seen = _Found([], []), set[bytes]()
-    for labelled in images:
-        if len(found.crops) == wanted:
-            break
+    def _read(self, labelled: LabelledImage) -> _Crop | None:
         try:
             image = read_image(labelled.path)
         except ImageError as error:
             log.warning("%s: left out", error)
-            found.unreadable += 1
-            continue
-        crop = resize(image, height, width)
+            self.unreadable += 1
+            return None
+        crop = resize(image, *self._size)
         digest = hashlib.sha256(crop.tobytes()).digest()
-        if digest in seen or crop.std(axis=(0, 1)).max() < FLAT:
-            found.useless += 1
-            continue
-        seen.add(digest)
-        found.crops.append(crop)
-        found.correlations.append(neighbour_correlation(image))
-    return found
+        if digest in self._seen or crop.std(axis=(0, 1)).max() < FLAT:
+            self.useless += 1
+            return None
+        self._seen.add(digest)
+        self._correlations.append(neighbour_correlation(image))
+        return _Crop(labelled, crop)
+
+    def oddities(self, used: int, count: int) -> list[str]:
+        """Say what is odd about what was read."""
+        odd = []
+        if used < count:
+            odd.append(f"calibrated on {used} crops of the {count} asked for: there are no more")
+        if self.unreadable:
+            odd.append(f"{self.unreadable} images could not be read")
+        correlation = float(np.median(self._correlations))
+        if correlation < MIN_NEIGHBOUR_CORRELATION:
+            odd.append(
+                f"the images look like noise, not photographs (adjacent pixels correlate by {correlation:.2f}, those "
+                f"of photographs by {MIN_NEIGHBOUR_CORRELATION} or more): calibrate with crops from the cameras to be "
+                "watched"
+            )
+        return odd
 
 
-def _oddities(found: _Found, used: int, count: int) -> list[str]:
-    odd = []
-    if used < count:
-        odd.append(f"calibrated on {used} crops of the {count} asked for: there are no more")
-    if found.unreadable:
-        odd.append(f"{found.unreadable} images could not be read")
-    correlation = float(np.median(found.correlations))
-    if correlation < MIN_NEIGHBOUR_CORRELATION:
-        odd.append(
-            f"the images look like noise, not photographs (adjacent pixels correlate by {correlation:.2f}, those of "
-            f"photographs by {MIN_NEIGHBOUR_CORRELATION} or more): calibrate with crops from the cameras to be watched"
-        )
-    return odd
+def _labels(crops: Sequence[_Crop], side: str) -> Labels:
+    """Labels of one side; an unknown camera is never the same as one of the other side."""
+    return Labels.of([(crop.image.identity, crop.image.camera or side) for crop in crops])
+
+
+def _stack(crops: Sequence[_Crop]) -> NDArray[np.uint8]:
+    return np.stack([crop.pixels for crop in crops])

@@ -86,6 +86,25 @@ def score_ranking(similarity: NDArray[np.float32], relations: Relations) -> Scor
     Raises:
         FpcError: no query has a match, or a similarity is not a number.
     """
+    precision, first = score_queries(similarity, relations)
+    rank = {depth: 100 * float((first < depth).mean()) for depth in (1, 5, 10)}
+    return Scores(
+        mean_ap=100 * float(precision.mean()),
+        rank1=rank[1],
+        rank5=rank[5],
+        rank10=rank[10],
+        queries=len(precision),
+        without_match=len(similarity) - len(precision),
+    )
+
+
+def score_queries(
+    similarity: NDArray[np.float32], relations: Relations
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the average precision, in 0..1, and the place of the first hit, from 0, of each query that has a match.
+
+    Arguments and errors are those of `score_ranking`.
+    """
     if np.isnan(similarity).any():
         raise FpcError("a similarity is not a number: the model answers with NaN")
     counted = np.flatnonzero(relations.matches.any(axis=1))
@@ -99,15 +118,7 @@ def score_ranking(similarity: NDArray[np.float32], relations: Relations) -> Scor
         hits = np.flatnonzero(relations.matches[row, ranked][order])
         precision[place] = np.mean(np.arange(1, len(hits) + 1) / (hits + 1))
         first[place] = hits[0]
-    rank = {depth: 100 * float((first < depth).mean()) for depth in (1, 5, 10)}
-    return Scores(
-        mean_ap=100 * float(precision.mean()),
-        rank1=rank[1],
-        rank5=rank[5],
-        rank10=rank[10],
-        queries=len(counted),
-        without_match=len(similarity) - len(counted),
-    )
+    return precision, first
 
 
 def _equal(mine: NDArray[np.str_], theirs: NDArray[np.str_]) -> NDArray[np.bool_]:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from calibration.crops import load_calibration_set
 from calibration.derive import derive_bundle
 from calibration.gate import Verdict, judge
+from calibration.protocol import Labels
+from calibration.split import STRANGERS
 from export.checkpoint import Geometry
 from export.parity import proof_crops
 from export.precision import convert_graph
@@ -17,7 +19,7 @@ from export.write import ExportOptions, export_bundle
 from runtime.bundle import Bundle, Preprocessing
 
 HELD_OUT, GALLERY = 8, 24
-"""Crops that the gate compares: queries (each also occluded) and gallery entries."""
+"""Made-up crops that the gate compares: queries (each also occluded) and gallery entries."""
 
 
 def export_half(
@@ -46,23 +48,25 @@ def export_half(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         whole = export_bundle(checkpoint, Path(scratch) / "fp32", options, geometry, report)
-        held_out, gallery = _crops(whole.manifest.preprocessing, images)
+        held_out, gallery, labels = _crops(whole.manifest.preprocessing, images)
         report(f"converting to fp16, judging on {len(held_out)} crops, clear and occluded")
         return derive_bundle(
             whole,
             out,
             "fp16",
             convert_graph,
-            lambda reference, candidate: judge(reference, candidate, held_out, gallery),
+            lambda reference, candidate: judge(reference, candidate, held_out, gallery, labels),
             allow_loss=allow_loss,
             overwrite=options.overwrite,
         )
 
 
-def _crops(size: Preprocessing, images: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return held-out crops and gallery crops."""
+def _crops(
+    size: Preprocessing, images: Path | None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[Labels, Labels] | None]:
+    """Return held-out crops, gallery crops, and the labels of both where there are any."""
     if images is None:
         crops = proof_crops(size.height, size.width, HELD_OUT + GALLERY, seed=16)
-        return crops[:HELD_OUT], crops[HELD_OUT:]
-    found = load_calibration_set(images, GALLERY, size.height, size.width, seed=0)
-    return found.held_out, found.crops
+        return crops[:HELD_OUT], crops[HELD_OUT:], None
+    found = load_calibration_set(images, STRANGERS, size.height, size.width, seed=0)
+    return found.held_out, found.gallery, found.labels

@@ -13,7 +13,7 @@ from calibration.gate import INT8_BOUNDS, Verdict, judge
 from fpc_deploy.cli import app
 from runtime.bundle import Bundle, sha256_of
 from runtime.errors import BundleError, ParityError, SourceError
-from runtime.speed import Speed, verdict_on_speed
+from runtime.speed import STAND_IN, Speed, verdict_on_speed
 from tests.calibration.conftest import MakeImages, smooth
 from tests.precisions import make_int8
 
@@ -35,8 +35,9 @@ def test_an_int8_bundle_is_whole_and_says_how_it_was_made(
     assert bundle.binding.differences(tiny_bundle.binding) == ["precision (int8 against fp32)"]
     for name, record in bundle.manifest.files.items():
         assert sha256_of(bundle.folder / name) == record.sha256
-    changed = {n for n, record in bundle.manifest.files.items() if record != tiny_bundle.manifest.files[n]}
-    assert changed == {"query_encoder.onnx", "gallery_encoder.onnx"}
+    before = tiny_bundle.manifest.files
+    changed = {name for name, record in bundle.manifest.files.items() if record != before.get(name)}
+    assert changed == {"query_encoder.onnx", "gallery_encoder.onnx", STAND_IN}
     assert {row.graph for row in bundle.manifest.parity} == {"matcher", "decoder"}
     assert f"int8: ranges by minmax from {len(data.crops)} crops, seed 0" in bundle.manifest.notes
     assert verdict.summary() in bundle.manifest.notes

@@ -1,12 +1,15 @@
 """Calibration data: which images are used, and which sets are refused or warned about."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from calibration.crops import load_calibration_set, neighbour_correlation, spread
+from calibration.crops import load_calibration_set, neighbour_correlation
+from calibration.protocol import Labels, relate
+from calibration.split import MAX_MATES, MAX_PEOPLE, MAX_QUERIES, split_people, spread
 from runtime.datasets import LabelledImage
 from runtime.errors import SourceError
 from tests.calibration.conftest import MakeImages, smooth
@@ -24,6 +27,69 @@ def test_people_and_cameras_take_turns() -> None:
     assert {image.identity for image in order[:4]} == set("abcd")
     first_rounds = [(image.identity, image.camera) for image in order[:12]]
     assert len(set(first_rounds)) == 12
+
+
+def seen(people: int, cameras: Sequence[str] = ("c1", "c2"), times: int = 3) -> list[LabelledImage]:
+    """Each person so many times on every camera."""
+    return [
+        LabelledImage(Path(f"{person}{camera}{number}"), str(person), camera)
+        for person in range(1, people + 1)
+        for camera in cameras
+        for number in range(times)
+    ]
+
+
+def test_held_out_people_are_in_no_other_part() -> None:
+    split = split_people(seen(40), seed=0)
+    assert split is not None
+    asked, mates, used = (
+        {image.identity for image in part} for part in (split.queries, split.gallery, split.calibrate)
+    )
+    assert len(asked) == 10
+    assert asked == mates
+    assert not asked & used
+    assert len(split.queries) + len(split.gallery) + len(split.calibrate) == 40 * 6
+    relations = relate(*(Labels.of([(i.identity, i.camera) for i in part]) for part in (split.queries, split.gallery)))
+    assert relations.matches.any(axis=1).all()
+
+
+def test_many_people_give_one_or_two_queries_each() -> None:
+    split = split_people(seen(400), seed=0)
+    assert split is not None
+    assert len({image.identity for image in split.queries}) == MAX_PEOPLE
+    assert (len(split.queries), len(split.gallery)) == (MAX_QUERIES, MAX_MATES)
+
+
+@pytest.mark.parametrize(
+    ("images", "phrase"),
+    [
+        (seen(31), "too few people"),
+        (seen(60, ("c1",)), "one camera only"),
+        (seen(60, ("c1",), 1), "seen once"),
+        ([LabelledImage(Path(str(n)), "", "") for n in range(99)], "no labels"),
+        ([LabelledImage(Path(str(n)), "0000", f"c{n % 3}") for n in range(99)], "distractors"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_without_people_to_find_nobody_is_split(images: list[LabelledImage], phrase: str) -> None:
+    assert split_people(images, seed=0) is None, phrase
+
+
+def test_unknown_cameras_are_taken_for_different_ones() -> None:
+    split = split_people(seen(40, ("",)), seed=0)
+    assert split is not None
+    assert len(split.queries) == 10
+
+
+def test_labelled_people_are_held_out_with_labels(make_images: MakeImages) -> None:
+    data = load_calibration_set(make_images(smooth(160, 0)), 512, 64, 32)
+    assert data.labels is not None
+    query, gallery = data.labels
+    assert (len(query), len(data.held_out)) == (20, 20)
+    assert len(gallery) == len(data.gallery) == 20 + 64
+    assert len(data.crops) == 120
+    assert relate(query, gallery).matches.any(axis=1).all()
+    assert not {crop.tobytes() for crop in data.crops} & {crop.tobytes() for crop in data.held_out}
 
 
 def test_a_seed_makes_the_choice(make_images: MakeImages) -> None:
