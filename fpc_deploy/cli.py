@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from fpc_deploy.commands import index
+from fpc_deploy.commands.bench import bench
 from fpc_deploy.commands.build import build
 from fpc_deploy.commands.calibrate import calibrate
 from fpc_deploy.commands.demo import demo
@@ -40,7 +41,7 @@ def options(verbose: bool = typer.Option(False, "--verbose", "-v", help="Log eve
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-for command in (export, build, calibrate, run, doctor, demo, render, train):
+for command in (export, build, calibrate, run, bench, doctor, demo, render, train):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(index.app, name="index")

@@ -127,7 +127,8 @@ def _nvpmodel(root: Path) -> str | None:
     if not number:
         return None
     modes = re.findall(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", _text(root / "etc/nvpmodel.conf"), re.MULTILINE)
-    return {int(mode): name for mode, name in modes}.get(int(number.group(1)), f"nvpmodel {int(number.group(1))}")
+    names: dict[int, str] = {int(mode): name for mode, name in modes}
+    return names.get(int(number.group(1)), f"nvpmodel {int(number.group(1))}")
 
 
 def _line(path: Path) -> str | None:
