@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.bundle import Bundle
-from runtime.engines import open_engine
+from runtime.engines import open_graph
 from runtime.errors import EngineError
 
 
@@ -33,7 +33,7 @@ class Encoder:
     Args:
         bundle: where the graph comes from.
         sparse: the pruning query encoder, or the dense gallery encoder.
-        engine: name of the engine, see `runtime.engines.open_engine`.
+        engine: name of the engine, see `runtime.engines.open_graph`.
         threads: threads of one run; None leaves it to the engine.
     """
 
@@ -41,7 +41,7 @@ class Encoder:
         self.sparse = sparse
         self._size = (bundle.manifest.preprocessing.height, bundle.manifest.preprocessing.width)
         self._cameras = bundle.manifest.cameras
-        self._engine = open_engine(bundle.graph_path("query_encoder" if sparse else "gallery_encoder"), engine, threads)
+        self._engine = open_graph(bundle, "query_encoder" if sparse else "gallery_encoder", engine, threads)
 
     @property
     def engine_name(self) -> str:

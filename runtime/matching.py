@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle import Bundle, MatchSettings
 from runtime.encoder import Features
-from runtime.engines import open_engine
+from runtime.engines import open_graph
 from runtime.gallery.protocol import GalleryReader, Tokens
 
 
@@ -40,7 +40,7 @@ class Matcher:
         self, bundle: Bundle, settings: MatchSettings, engine: str = "auto", threads: int | None = None
     ) -> None:
         self.settings = settings
-        self._engine = open_engine(bundle.graph_path("matcher"), engine, threads) if settings.alpha > 0 else None
+        self._engine = open_graph(bundle, "matcher", engine, threads) if settings.alpha > 0 else None
 
     def refine(
         self,
@@ -107,7 +107,7 @@ class Consolidator:
     """
 
     def __init__(self, bundle: Bundle, engine: str = "auto", threads: int | None = None) -> None:
-        self._engine = open_engine(bundle.graph_path("decoder"), engine, threads)
+        self._engine = open_graph(bundle, "decoder", engine, threads)
         self._with_query = bundle.manifest.decoder_tokens == "query+gallery"
 
     def consolidate(self, query: Features, neighbours: Neighbours) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: small seeded models exported for real, once a session."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,14 @@ def seeded_model(config: ModelConfig = TINY, seed: int = 0) -> FPCModel:
         head.bottleneck.running_mean.normal_(0, 0.05)  # type: ignore[union-attr]
         head.bottleneck.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
     return model.eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_our_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is measured in tests, by commands they start too, is kept apart from what the user's machine measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FPC_DEPLOY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,8 @@ class OrtEngine:
             raise MissingExtraError("onnxruntime", "cpu") from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only: its warnings are about its own optimiser
+        # a worker waits for the next node in a loop; once the run is over it must leave the core to other engines
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

@@ -1,11 +1,14 @@
 """What the runtime asks of an inference engine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from runtime.errors import EngineError
 
 Array = NDArray[np.generic]
 
@@ -56,3 +59,16 @@ class Engine(Protocol):
         Raises:
             EngineError: an input is missing, or has a dtype or shape the graph does not take.
         """
+
+
+def check_inputs(graph: Path, expected: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
+    """Raise EngineError unless `inputs` have the names, dtypes and axes that `graph` declares."""
+    if set(inputs) != {spec.name for spec in expected}:
+        raise EngineError(f"{graph} takes {', '.join(spec.name for spec in expected)}, not {', '.join(inputs)}")
+    for spec in expected:
+        value = inputs[spec.name]
+        fits = value.ndim == len(spec.shape) and all(
+            size in (None, given) for size, given in zip(spec.shape, value.shape, strict=True)
+        )
+        if value.dtype != spec.dtype or not fits:
+            raise EngineError(f"{graph} takes {spec}, not {spec.name} {value.dtype} {value.shape}")

@@ -1,0 +1,136 @@
+"""The engine that `auto` stands for: measured once for a machine and a bundle, logged, and kept."""
+
+import logging
+import time
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from runtime.bundle import Bundle
+from runtime.engines.decisions import Facts, recall, remember
+from runtime.engines.selection import ENGINES
+from runtime.engines.trial import Trial, built_engines, compare_engine, try_engines
+from runtime.errors import BundleError
+from runtime.machine import describe_machine, versions
+
+log = logging.getLogger(__name__)
+
+DECIDING = ("fpc-deploy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13-bindings")
+"""Packages whose version may change which engine is the fastest."""
+
+
+class Choice(BaseModel):
+    """What to run the graphs of a bundle with.
+
+    Attributes:
+        engine: name, see `runtime.engines.selection.ENGINES`; never `auto`.
+        threads: of one run.
+        milliseconds: {"onnxruntime x2": median time of one crop in the query encoder} of all that was tried.
+        refused: {engine: why it is not used}.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: str = Field(pattern=f"^({'|'.join(ENGINES[1:])})$")
+    threads: int = Field(gt=0, le=4096)
+    milliseconds: dict[str, float]
+    refused: dict[str, str]
+
+    def __str__(self) -> str:
+        taken = ", ".join(f"{label} {ms:.1f} ms" for label, ms in self.milliseconds.items())
+        refused = "".join(f"; not {engine}: {reason}" for engine, reason in self.refused.items())
+        return f"engine {self.engine} with {self.threads} threads (a crop takes {taken}{refused})"
+
+
+class Moved(BaseModel):
+    """How far an engine of another precision is from the reference on a bundle, and whether that is too far."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    holds: bool
+    summary: str
+
+
+_known: dict[str, Choice | Moved] = {}
+"""What this process has decided: four graphs of a bundle ask, the first one measures."""
+
+
+def choose_engine(bundle: Bundle, threads: int | None = None) -> Choice:
+    """Return the engine for a bundle, measured here now or earlier.
+
+    Args:
+        bundle: whose query encoder is measured.
+        threads: to run with; None lets them be chosen, too.
+
+    Raises:
+        EngineError: the reference cannot run the query encoder.
+        MissingExtraError: ONNX Runtime is not installed.
+        BundleError: the query encoder is missing or damaged.
+    """
+    facts = _facts(bundle, threads)
+    known = _known.get(repr(facts))
+    if isinstance(known, Choice):
+        return known
+    choice = recall(Choice, facts)
+    if choice is None:
+        log.info("measuring which engine runs %s fastest here: a few seconds, this once", bundle.folder)
+        start = time.monotonic()
+        trial = try_engines(bundle, threads)
+        choice = _as_choice(trial)
+        if trial.complete:
+            remember(choice, facts)
+        log.info("%s, measured in %.1f s", choice, time.monotonic() - start)
+    else:
+        log.info("%s, measured before", choice)
+    _known[repr(facts)] = choice
+    return choice
+
+
+def warn_if_moved(bundle: Bundle, engine: str, threads: int | None = None) -> None:
+    """Log how far `engine` moves the answers of a bundle: a warning where that is beyond the bounds of `auto`.
+
+    Raises:
+        EngineError, MissingExtraError: the engine cannot run here.
+    """
+    facts = {**_facts(bundle, threads), "engine": engine}
+    known = _known.get(repr(facts))
+    if isinstance(known, Moved):
+        return
+    moved = recall(Moved, facts)
+    if moved is None:
+        found = compare_engine(bundle, engine, threads)
+        moved = Moved(holds=found.holds, summary=str(found))
+        remember(moved, facts)
+    if moved.holds:
+        log.info("%s answers as the graphs do: %s", engine, moved.summary)
+    else:
+        log.warning(
+            "%s moves the answers of %s: %s; use it for galleries and queries alike, or not at all",
+            engine, bundle.folder, moved.summary,
+        )  # fmt: skip
+    _known[repr(facts)] = moved
+
+
+def _as_choice(trial: Trial) -> Choice:
+    return Choice(
+        engine=trial.engine,
+        threads=trial.threads,
+        milliseconds={label: round(ms, 3) for label, ms in trial.milliseconds.items()},
+        refused=trial.refused,
+    )
+
+
+def _facts(bundle: Bundle, threads: int | None) -> Facts:
+    """What a decision depends on."""
+    if not bundle.has("query_encoder"):
+        raise BundleError(f"bundle {bundle.folder} has no query_encoder: no engine can be chosen by it; name one")
+    machine = describe_machine()
+    return {
+        "graph": bundle.manifest.files["query_encoder.onnx"].sha256,
+        "threads": threads,
+        "cpu": machine.cpu,
+        "features": list(machine.features),
+        "cores": machine.cores,
+        "gpu": list(machine.gpu),
+        "packages": {name: version for name, version in versions().items() if name in DECIDING},
+        "built": built_engines(bundle),
+    }

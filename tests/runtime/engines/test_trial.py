@@ -1,0 +1,124 @@
+"""Engines are timed and compared on real crops before one is chosen."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibration.gate import FP16_BOUNDS
+from runtime.bundle import Bundle
+from runtime.engines import trial
+from runtime.engines.trial import DESCRIPTOR_COSINE, TOP_OVERLAP, Runner, Trial, agreement, probe_crops, try_engines
+
+MODERATE = 0.01
+
+
+def test_the_bounds_are_those_of_fp16() -> None:
+    assert (FP16_BOUNDS.descriptor_cosine, FP16_BOUNDS.top) == (DESCRIPTOR_COSINE, TOP_OVERLAP)
+
+
+def test_the_crops_come_with_the_runtime_in_the_size_of_the_bundle(tiny_bundle: Bundle) -> None:
+    crops = probe_crops(tiny_bundle)
+    assert len(crops) == 24
+    assert {crop.shape for crop in crops} == {(64, 32, 3)}
+    assert len({crop.tobytes() for crop in crops}) == 24
+    assert sum(path.stat().st_size for path in Path(trial.PROBE_FOLDER).iterdir()) < 100_000
+
+
+def test_agreement_of_answers_that_are_the_same_moved_and_broken() -> None:
+    rng = np.random.default_rng(0)
+    descriptors = list(rng.standard_normal((24, 64)).astype(np.float32))
+    same = agreement(descriptors, descriptors)
+    assert same.holds
+    assert (same.crops, same.top) == (24, 1.0)
+    moved = agreement([one + MODERATE * rng.standard_normal(64) * 10 for one in descriptors], descriptors)
+    assert 0.9 < moved.descriptor_cosine < DESCRIPTOR_COSINE
+    assert not moved.holds
+    assert not agreement([np.full(64, np.nan, np.float32)] * 24, descriptors).holds
+    few = agreement(descriptors[:5], descriptors)
+    assert few.descriptor_cosine > 0.999
+    assert not few.holds
+
+
+def test_another_order_alone_is_refused() -> None:
+    """Descriptors that all lie close together change their order long before their direction."""
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal(64)
+    descriptors = [common + 0.05 * rng.standard_normal(64) for _ in range(24)]
+    found = agreement([one + 0.005 * rng.standard_normal(64) for one in descriptors], descriptors)
+    assert found.descriptor_cosine > DESCRIPTOR_COSINE
+    assert found.top < TOP_OVERLAP
+    assert not found.holds
+
+
+def test_a_small_model_is_left_to_the_reference(tiny_bundle: Bundle) -> None:
+    found = try_engines(tiny_bundle)
+    assert found.engine == "onnxruntime"
+    assert all(label.startswith("onnxruntime x") for label in found.milliseconds)
+    assert found.refused == {}
+    assert found.complete
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that finds no model too small and has all the time it needs."""
+    monkeypatch.setattr(trial, "FAST_ENOUGH_MS", 0.0)
+    monkeypatch.setattr(trial, "BUDGET_S", 600.0)
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_is_installed_is_tried_and_the_choice_is_the_fastest_that_holds(tiny_bundle: Bundle) -> None:
+    found = try_engines(tiny_bundle, threads=1)
+    assert {"onnxruntime x1", "openvino x1"} <= found.milliseconds.keys()
+    assert found.complete
+    best = found.milliseconds[f"{found.engine} x{found.threads}"]
+    for label, ms in found.milliseconds.items():
+        engine = label.split()[0]
+        assert engine in found.refused or best <= ms / trial.CLEAR_GAIN, (label, found)
+
+
+@pytest.mark.usefixtures("eager")
+def test_an_engine_that_moves_the_answers_is_refused_however_fast(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "installed_engines", lambda _: ["openvino"])
+    monkeypatch.setattr(trial, "CLEAR_GAIN", 1e9)  # any speed counts as faster
+    monkeypatch.setattr(trial, "HOPELESS", 1e9)
+    assert try_engines(tiny_bundle, threads=1).engine == "openvino"
+    monkeypatch.setattr(trial, "DESCRIPTOR_COSINE", 1.1)  # what no engine keeps
+    found = try_engines(tiny_bundle, threads=1)
+    assert found.engine == "onnxruntime"
+    assert "moves the answers: descriptor cosine" in found.refused["openvino"]
+
+
+@pytest.mark.usefixtures("eager")
+def test_when_time_runs_out_the_reference_stays_and_the_trial_says_it_is_not_complete(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "BUDGET_S", 0.0)
+    found = try_engines(tiny_bundle)
+    assert found.engine == "onnxruntime"
+    assert found.refused["openvino"] == trial.NO_TIME
+    assert not found.complete
+
+
+@pytest.mark.usefixtures("eager")
+def test_an_engine_that_does_not_load_is_passed_over(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "installed_engines", lambda _: ["onnxruntime-cuda", "tensorrt"])
+    found: Trial = try_engines(tiny_bundle, threads=1)
+    assert found.engine == "onnxruntime"
+    assert found.refused.keys() == {"onnxruntime-cuda", "tensorrt"}
+    logging.getLogger(__name__).debug("%s", found.refused)
+
+
+def test_a_runner_keeps_what_it_took_and_said(tiny_bundle: Bundle) -> None:
+    runner = Runner(tiny_bundle, "onnxruntime", 1)
+    crops = probe_crops(tiny_bundle)
+    runner.warm_up(crops[0])
+    assert runner.seconds == []
+    for crop in crops[:3]:
+        runner.run(crop)
+    assert runner.label == "onnxruntime x1"
+    assert len(runner.seconds) == len(runner.descriptors) == 3
+    assert runner.milliseconds > 0
