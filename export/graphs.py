@@ -3,6 +3,7 @@
 What differs from `export.model` is here and nowhere else:
 
 * bytes in: cast, layout and normalisation are part of the encoder graphs;
+* blocks are rearranged for inference engines (`export.blocks`);
 * only the [cls] row of a last block is used, so its keys and values are never formed (`ClsRow`);
 * the matcher reads the raw candidate patches once: similarity and weights come out of one matrix product, and the L2
   norms are applied to its result.
@@ -13,7 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from export.model import PIXEL_MEAN_STD, DecoderTokens, FPCModel, Head
+from export.blocks import BlockGraph
+from export.model import PIXEL_MEAN_STD, DecoderTokens, FPCModel, Head, select_patches, take_patches
 
 SINKHORN_REGULARISATION = 0.05
 """Entropic regularisation of the EMD (`K = exp((S - 1) / 0.05)` in the published code)."""
@@ -105,7 +107,9 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, model: FPCModel, keep: dict[int, int], *, sparse: bool) -> None:
         super().__init__()
-        self.model, self.keep, self.sparse = model, keep, sparse
+        self.keep, self.sparse = keep, sparse
+        self.patch_embed = model.patch_embed
+        self.blocks = nn.ModuleList(BlockGraph(block) for block in model.blocks)
         self.head = ClsRow(model.head)
         self.register_buffer("place_table", model.place_table().detach())
         self.register_buffer("camera_table", model.camera_table().detach())
@@ -118,12 +122,26 @@ class EncoderGraph(nn.Module):
         """
         # cast first: TensorRT takes a uint8 input only straight into a Cast; mean / std is 1
         pixels = crops.to(torch.float32).permute(0, 3, 1, 2) * (1 / (255 * PIXEL_MEAN_STD)) - 1.0
-        patches = self.model.patch_embed(pixels).flatten(2).transpose(1, 2)  # (B, N, D)
+        patches = self.patch_embed(pixels).flatten(2).transpose(1, 2)  # (B, N, D)
         tokens = nn.functional.pad(patches, (0, 0, 1, 0)) + self.place_table + self.camera_table[camera].unsqueeze(1)
-        encoded = self.model.run_blocks(tokens, self.keep)
-        row, alive = encoded.tokens[:, :1], encoded.tokens[:, 1:]
+        tokens, kept = self._run_blocks(tokens)
+        row, alive = tokens[:, :1], tokens[:, 1:]
         answers = (row.squeeze(1), alive, self.head(row, None, alive.unsqueeze(1)))
-        return (*answers, encoded.kept) if self.sparse else answers
+        if not self.sparse:
+            return answers
+        return (*answers, torch.arange(alive.shape[1]).expand(alive.shape[0], -1) if kept is None else kept)
+
+    def _run_blocks(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the token memory and, where a block pruned, the place of each patch; as `FPCModel.run_blocks`."""
+        kept: Tensor | None = None
+        for depth, block in enumerate(self.blocks):
+            tokens, shares = block.attend(tokens)
+            if depth in self.keep:
+                index = select_patches(shares[:, :, 0, 1:].mean(dim=1), self.keep[depth], "attention")
+                kept = index if kept is None else kept.gather(1, index)
+                tokens = torch.cat([tokens[:, :1], take_patches(tokens[:, 1:], index)], dim=1)  # (B, 1 + keep, D)
+            tokens = block.feed(tokens)
+        return tokens, kept
 
 
 class MatcherGraph(nn.Module):
