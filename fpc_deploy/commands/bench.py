@@ -57,6 +57,7 @@ def bench(
     from runtime.bench.measure import GALLERY_SIZE, TOKENS, BenchOptions, measure
     from runtime.bench.report import write_reports
     from runtime.bundle import Bundle
+    from runtime.speed import compare_speed, speed_here, verdict_on_speed
 
     check_output(json_file)
     opened, other = Bundle.open(bundle), None if against is None else Bundle.open(against)
@@ -73,10 +74,9 @@ def bench(
     )
     reports = measure(opened, options, progress=log.info)
     _show(console, reports)
-    if other is not None:
-        from runtime.speed import compare_speed, verdict_on_speed
-
-        console.print(verdict_on_speed(*compare_speed(other, opened, engine)), highlight=False)
+    speeds = speed_here(opened, engine, threads) if other is None else compare_speed(other, opened, engine)
+    if speeds is not None:
+        console.print(verdict_on_speed(*speeds), highlight=False, soft_wrap=True)
     if json_file is not None:
         write_reports(json_file, reports)
 
@@ -92,14 +92,15 @@ def _show(console: "Console", reports: "Sequence[Report]") -> None:
     from rich.table import Table
 
     first = reports[0]
-    console.print(f"{first.machine}", highlight=False)
+    console.print(f"{first.machine}", highlight=False, soft_wrap=True)
     console.print(
         f"{first.engine}, {first.precision}, {first.threads or 'its own choice of'} threads; "
         f"{first.gallery_entries} gallery entries ({first.tokens} tokens); {first.crops}",
         highlight=False,
+        soft_wrap=True,
     )
     rates = ", ".join(f"{name.replace('_', ' ')} {rate:.1f}" for name, rate in first.rates.items())
-    console.print(f"best seen here: {rates.replace(' per s', '/s')}", highlight=False)
+    console.print(f"best seen here: {rates.replace(' per s', '/s')}", highlight=False, soft_wrap=True)
     for report in reports:
         table = Table(title=f"batch {report.batch}: ms for a crop", title_justify="left")
         table.add_column("stage")
@@ -113,9 +114,14 @@ def _show(console: "Console", reports: "Sequence[Report]") -> None:
             f"{report.crops_per_s:.1f} crops a second, first crop after {report.cold_start_s:.2f} s, "
             f"{report.peak_rss_mb:.0f} MB resident at most",
             highlight=False,
+            soft_wrap=True,
         )
+    console.print(
+        "floor: products at the best rate seen, or reading at the best bandwidth, whichever takes longer",
+        soft_wrap=True,
+    )
     for note in dict.fromkeys(note for report in reports for note in report.notes):
-        console.print(f"note: {note}", highlight=False, markup=False)
+        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _compare(console: "Console", first: Path, second: Path) -> None:
@@ -126,7 +132,7 @@ def _compare(console: "Console", first: Path, second: Path) -> None:
     for comparison in compare(before, after):
         console.print(_ratios(comparison, first, second))
     for phrase in differences(before[0], after[0]):
-        console.print(f"differs: {phrase}", highlight=False, markup=False)
+        console.print(f"differs: {phrase}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _ratios(comparison: "Comparison", first: Path, second: Path) -> object:

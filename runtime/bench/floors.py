@@ -30,11 +30,11 @@ class Work:
 
     multiply_adds: float
     bytes: float
-    where: Literal["encoders", "others", "numpy"] = "numpy"
+    where: Literal["encoders", "others", "codes", "numpy"] = "numpy"
 
     def floor_ms(self, rates: Rates) -> float | None:
         """Return the least milliseconds for a crop; None if the rate of what multiplies could not be measured."""
-        rate = {"encoders": rates.encoders, "others": rates.others, "numpy": rates.numpy}[self.where]
+        rate: float | None = getattr(rates, self.where)
         return None if rate is None else 1e3 * max(self.multiply_adds / rate, self.bytes / rates.bandwidth)
 
 
@@ -46,11 +46,19 @@ class Searched:
         entries: live ones.
         layout: shape of its records.
         index_from: entries from which HNSW is kept.
+        as_bytes: whether its patch tokens are matched as the bytes they are stored in.
     """
 
     entries: int
     layout: Layout
     index_from: int
+    as_bytes: bool = False
+
+    @property
+    def width(self) -> int:
+        """Numbers of a patch token that products run over."""
+        basis = self.layout.codec.basis
+        return basis.shape[1] if self.as_bytes and basis is not None else self.layout.dimension
 
 
 def work_of(
@@ -96,18 +104,17 @@ def _emd(bundle: Bundle, gallery: Searched) -> Work:
     if settings.alpha == 0 or not layout.patches:
         return Work(0, _neighbours(settings, gallery) * (4 * layout.dimension + layout.token_bytes))
     query = _query_patches(bundle)
-    width = _width(layout)
-    products = count * layout.patches * (query + 1) * width
-    projection = 0 if layout.codec.basis is None else query * layout.dimension * width
+    products = count * layout.patches * (query + 1) * gallery.width
     steps = 2 * settings.sinkhorn_iterations * count * layout.patches * query
-    return Work(products + projection + steps, count * (layout.token_bytes + 4 * layout.dimension), "others")
+    read = count * (layout.token_bytes + 4 * layout.dimension)
+    return Work(products + steps, read, "codes" if gallery.as_bytes else "others")
 
 
 def _decode(bundle: Bundle, gallery: Searched, weight_bytes: float) -> Work:
     """One row of attention over the neighbours' patches, and one token through the rest of the block."""
     facts, layout = bundle.manifest.model, gallery.layout
     neighbours = _neighbours(bundle.manifest.matching, gallery)
-    read = neighbours * max(layout.patches, 1) * _width(layout)
+    read = neighbours * max(layout.patches, 1) * gallery.width
     if bundle.manifest.decoder_tokens == "query+gallery":
         read += _query_patches(bundle) * layout.dimension
     # 12 D^2: query, key and value products, projection, and an MLP of four times the width
@@ -122,8 +129,3 @@ def _neighbours(settings: MatchSettings, gallery: Searched) -> int:
 def _query_patches(bundle: Bundle) -> int:
     kept = bundle.manifest.keep_schedule.kept
     return kept[-1] if kept else bundle.manifest.model.patches
-
-
-def _width(layout: Layout) -> int:
-    """Numbers of a stored token that products run over."""
-    return layout.dimension if layout.codec.basis is None else layout.codec.basis.shape[1]

@@ -15,6 +15,8 @@ from runtime.gallery.synthetic import CLS_ONLY, synthetic_gallery, synthetic_peo
 
 _SPARE = 1.2
 """Free room asked for, as a multiple of what the records take: HNSW and the database come on top."""
+_DEVICES = ("tensorrt", "onnxruntime-")
+"""Engines whose matcher takes tokens as numbers, however they are stored."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class OpenedGallery:
     tokens: str
 
 
-def existing_gallery(folder: Path, bundle: Bundle) -> OpenedGallery:
+def existing_gallery(folder: Path, bundle: Bundle, engine: str) -> OpenedGallery:
     """Look at a gallery.
 
     Raises:
@@ -42,18 +44,22 @@ def existing_gallery(folder: Path, bundle: Bundle) -> OpenedGallery:
     with closing(Gallery.open(folder, bundle.binding)) as gallery:
         if not len(gallery):
             raise GalleryError(f"{folder} is empty: add people to it with `fpc-deploy index add`")
-        searched = Searched(len(gallery), gallery.layout, gallery.settings.index_from)
-    return OpenedGallery(folder, searched, searched.layout.codec.name if searched.layout.patches else CLS_ONLY)
+        layout = gallery.layout
+        # as `runtime.matching` decides it
+        as_bytes = layout.codec.basis is not None and bundle.has("compact_matcher") and not engine.startswith(_DEVICES)
+        searched = Searched(len(gallery), layout, gallery.settings.index_from, as_bytes)
+    return OpenedGallery(folder, searched, layout.codec.name if layout.patches else CLS_ONLY)
 
 
 @contextmanager
-def made_up_gallery(bundle: Bundle, entries: int, tokens: str) -> Iterator[OpenedGallery]:
+def made_up_gallery(bundle: Bundle, entries: int, tokens: str, engine: str) -> Iterator[OpenedGallery]:
     """Make a gallery of made-up people; it is gone after the block.
 
     Args:
         bundle: that it is bound to.
         entries: how many images.
         tokens: how patch tokens are stored, see `runtime.gallery.synthetic.synthetic_gallery`.
+        engine: that was asked for.
 
     Raises:
         GalleryError: fewer than 1 entry, no token store of that name, or too little room in the temporary folder.
@@ -72,4 +78,4 @@ def made_up_gallery(bundle: Bundle, entries: int, tokens: str) -> Iterator[Opene
             )
         folder = Path(temporary) / "gallery"
         synthetic_gallery(folder, bundle, entries, tokens=tokens)
-        yield existing_gallery(folder, bundle)
+        yield existing_gallery(folder, bundle, engine)

@@ -13,12 +13,12 @@ from runtime.bench.floors import Work, work_of
 from runtime.bench.galleries import OpenedGallery, existing_gallery, made_up_gallery
 from runtime.bench.pictures import Pictures, pictures_of
 from runtime.bench.processes import Measured, run_process
-from runtime.bench.rates import Place, Rates, measure_rates
+from runtime.bench.rates import Place, Rates, graph_path, measure_rates
 from runtime.bench.report import STAGES, Report, StageFigures
 from runtime.bench.subject import Task
 from runtime.bundle import Bundle
-from runtime.engines.choice import choose_engine
-from runtime.engines.selection import MOVING, REFERENCE, check_name
+from runtime.engines import open_engine
+from runtime.engines.selection import MOVING, REFERENCE, check_name, resolve_engine
 from runtime.errors import BundleError, EngineError, FpcError
 from runtime.machine import describe_machine, versions
 
@@ -85,20 +85,22 @@ def measure(
     _check(bundle, options)
     pictures = pictures_of(options.images)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    progress("choosing the engine")
+    encoders, others = places(bundle, options.engine, options.threads)
     with ExitStack() as stack:
         if options.gallery is None:
             progress(f"making a gallery of {options.gallery_size} entries")
-            gallery = stack.enter_context(made_up_gallery(bundle, options.gallery_size, options.tokens))
+            gallery = stack.enter_context(made_up_gallery(bundle, options.gallery_size, options.tokens, options.engine))
         else:
-            gallery = existing_gallery(options.gallery, bundle)
-        progress("choosing the engine")
-        encoders, others = places(bundle, options.engine, options.threads)
+            gallery = existing_gallery(options.gallery, bundle, options.engine)
+        codes = Place(REFERENCE, "int8", others.threads) if gallery.searched.as_bytes else None
         rates, measured = None, dict[int, Measured]()
         for batch in options.batches:
             progress(f"batch {batch}")
             measured[batch] = run_process(_task(bundle, gallery, pictures, batch, options))
             progress("what the machine can do")
-            rates = measure_rates(encoders, others, min(RATE_SECONDS, options.seconds)).best(rates)
+            spend = min(RATE_SECONDS, options.seconds)
+            rates = measure_rates(encoders, others, codes, spend).best(rates)
     return [
         _report(_Conditions(bundle, gallery, pictures, encoders, rates, load), batch, taken)
         for batch, taken in measured.items()
@@ -107,14 +109,19 @@ def measure(
 
 
 def places(bundle: Bundle, engine: str, threads: int | None) -> tuple[Place, Place]:
-    """Say where the encoders run, and where matcher and decoder do, as `runtime.engines.open_graph` decides it."""
+    """Return where the encoders run, and where matcher and decoder do.
+
+    Raises:
+        EngineError: no such engine, or it does not start here.
+        MissingExtraError: it is not installed.
+    """
     precision = bundle.manifest.precision
     rest = "fp32" if precision == "int8" else precision  # calibration quantises the encoders alone
-    if engine == "auto":
-        choice = choose_engine(bundle, threads)
-        beside = REFERENCE if choice.engine.startswith("openvino") else choice.engine
-        return Place(choice.engine, precision, choice.threads), Place(beside, rest, choice.threads)
-    return Place(engine, precision, threads), Place(MOVING.get(engine, engine), rest, threads)
+    encoding, its_threads = resolve_engine(bundle, "query_encoder", engine, threads)
+    deciding, other_threads = resolve_engine(bundle, "decoder", engine, threads)
+    if not encoding.startswith("tensorrt"):  # which takes no graph of ours
+        open_engine(graph_path("fp32"), encoding, its_threads)  # it is better to fail before a gallery is made
+    return Place(encoding, precision, its_threads), Place(deciding, rest, other_threads)
 
 
 def figures(
@@ -235,6 +242,7 @@ def _in_giga(rates: Rates) -> dict[str, float]:
     found = {
         "encoders_gmacs_per_s": rates.encoders,
         "others_gmacs_per_s": rates.others,
+        "codes_gmacs_per_s": rates.codes,
         "numpy_gmacs_per_s": rates.numpy,
         "memory_gb_per_s": rates.bandwidth,
     }

@@ -39,5 +39,6 @@ def pictures_of(folder: Path | None) -> Pictures:
         moved += path.stat().st_size + 2 * crop.image.nbytes
         heights.append(len(crop.image))
     kind = "rendered crops" if folder is None else f"pictures of {folder.absolute().name}"
-    described = f"{len(paths)} {kind}, {min(heights)} to {max(heights)} pixels high"
+    sizes = f"{min(heights)}" if min(heights) == max(heights) else f"{min(heights)} to {max(heights)}"
+    described = f"{len(paths)} {kind}, {sizes} pixels high"
     return Pictures(tuple(paths), described, moved / len(paths))

@@ -1,19 +1,18 @@
 """Runs the process that is measured, and reads what it says."""
 
 import json
-import logging
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from typing import IO
 
 from runtime import errors
 from runtime.bench.subject import Task, as_input
 from runtime.errors import FpcError
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,37 +39,43 @@ def run_process(task: Task) -> Measured:
         FpcError: of the class that the process met, or if it ended without an answer.
     """
     answers: dict[str, dict[str, object]] = {}
-    start = time.perf_counter()
+    warnings: list[str] = []
     cold_start_s = 0.0
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "runtime.bench.subject"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, encoding="utf-8",
-        )  # fmt: skip
-        with process:  # closes its pipes and waits for it, whatever happens here
-            if process.stdin is None or process.stdout is None:  # for the type checker: both are pipes
-                raise FpcError("the measured process has no pipes")
-            try:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        start = time.perf_counter()
+        with closing(_events(task, said)) as events:
+            for event, content in events:
+                answers[event] = content
+                if event == "first":
+                    cold_start_s = time.perf_counter() - start
+                if event == "warning":
+                    warnings.append(str(content["message"]))
+        said.seek(0)
+        lines = [line for line in said.read().splitlines() if line.strip()]
+    if "error" in answers:
+        raise _error(str(answers["error"]["kind"]), str(answers["error"]["message"]))
+    if "done" not in answers:
+        raise FpcError(f"the measured process ended before it was done: {lines[-1] if lines else 'it said nothing'}")
+    done = answers["done"]
+    return Measured(cold_start_s, done["batches"], done["peak_rss_mb"], tuple(warnings))  # type: ignore[arg-type]
+
+
+def _events(task: Task, said: IO[str]) -> Generator[tuple[str, dict[str, object]], None, None]:
+    """Start the process and yield what it says until it ends; it does not outlive the generator."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "runtime.bench.subject"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=said,
+        encoding="utf-8",
+    ) as process:
+        try:
+            if process.stdin is not None and process.stdout is not None:  # for the type checker: both are pipes
                 process.stdin.write(as_input(task))
                 process.stdin.close()
-                for line in process.stdout:
-                    event, content = _event(line)
-                    answers[event] = content
-                    if event == "first":
-                        cold_start_s = time.perf_counter() - start
-            except BaseException:
-                process.kill()
-                raise
-        said.seek(0)
-        logged = tuple(line for line in said.read().splitlines() if line.strip())
-    if "error" in answers:
-        kind = getattr(errors, str(answers["error"]["kind"]), FpcError)
-        raise _error(kind, str(answers["error"]["message"]))
-    if "done" not in answers:
-        last = logged[-1] if logged else "it said nothing"
-        raise FpcError(f"the measured process ended with code {process.returncode} and no answer: {last}")
-    done = answers["done"]
-    return Measured(cold_start_s, done["batches"], done["peak_rss_mb"], logged)  # type: ignore[arg-type]
+                yield from map(_event, process.stdout)
+        finally:
+            process.kill()  # one that has ended is left alone
 
 
 def _event(line: str) -> tuple[str, dict[str, object]]:
@@ -82,8 +87,9 @@ def _event(line: str) -> tuple[str, dict[str, object]]:
     return (str(content.get("event", "")), content) if isinstance(content, dict) else ("", {})
 
 
-def _error(kind: type[FpcError], message: str) -> FpcError:
-    """Make an error of this class; one that takes more than a message is made as its base."""
-    error = FpcError.__new__(kind)
+def _error(kind: str, message: str) -> FpcError:
+    """Make the error that the process met; one whose class takes more than a message comes as its base."""
+    found = getattr(errors, kind, FpcError)
+    error: FpcError = found.__new__(found)
     Exception.__init__(error, message)
     return error

@@ -27,12 +27,14 @@ class Rates:
     Attributes:
         encoders: multiply-adds a second where the encoders run; None where that cannot be measured.
         others: the same where matcher and decoder run.
+        codes: the same for the bytes of a compact gallery, where they are matched as bytes; else None.
         numpy: multiply-adds a second of numpy's float32 products.
         bandwidth: bytes a second, read from memory by all cores together.
     """
 
     encoders: float | None
     others: float | None
+    codes: float | None
     numpy: float
     bandwidth: float
 
@@ -43,6 +45,7 @@ class Rates:
         return Rates(
             max(filter(None, (self.encoders, other.encoders)), default=None),
             max(filter(None, (self.others, other.others)), default=None),
+            max(filter(None, (self.codes, other.codes)), default=None),
             max(self.numpy, other.numpy),
             max(self.bandwidth, other.bandwidth),
         )
@@ -68,11 +71,11 @@ def graph_path(precision: str) -> Path:
     return Path(__file__).parent / f"matmul_{precision}.onnx"
 
 
-def measure_rates(encoders: Place, others: Place, seconds: float) -> Rates:
-    """Measure all rates, spending `seconds` on each."""
-    first = engine_rate(encoders, seconds)
-    second = first if others == encoders else engine_rate(others, seconds)
-    return Rates(first, second, numpy_rate(seconds), read_bandwidth(seconds))
+def measure_rates(encoders: Place, others: Place, codes: Place | None, seconds: float) -> Rates:
+    """Measure all rates, spending `seconds` on each; `codes` is None where nothing is matched as bytes."""
+    found = {place: engine_rate(place, seconds) for place in {encoders, others, codes} if place is not None}
+    in_codes = None if codes is None else found[codes]
+    return Rates(found[encoders], found[others], in_codes, numpy_rate(seconds), read_bandwidth(seconds))
 
 
 def engine_rate(place: Place, seconds: float) -> float | None:

@@ -1,7 +1,7 @@
 """The process that is measured: it opens a bundle and a gallery as `run` does, and identifies pictures.
 
 A process of its own, so that its start can be timed and its memory is nobody else's. `python -m runtime.bench.subject`
-reads a `Task` from standard input and writes two lines of JSON: when the first crop is identified, and at the end.
+reads a `Task` from standard input and writes lines of JSON: when the first crop is identified, and at the end.
 """
 
 import json
@@ -55,7 +55,7 @@ class Task:
 
 def main() -> None:
     """Measure what standard input asks for; an `FpcError` becomes a line too."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, handlers=[_Said()])
     task = Task(**json.load(sys.stdin))
     try:
         measure(task)
@@ -113,9 +113,18 @@ def peak_rss_mb() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
+class _Said(logging.Handler):
+    """Turns what the runtime logs into lines of JSON; standard error is left to libraries that write what they like."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        say(event="warning", message=record.getMessage())
+
+
 def say(**content: object) -> None:
     """Write one line of JSON to standard output."""
-    print(json.dumps(content), flush=True)
+    sys.stdout.write(json.dumps(content) + "\n")
+    sys.stdout.flush()
 
 
 def as_input(task: Task) -> str:

@@ -21,7 +21,7 @@ from runtime.bundle import (
 from runtime.gallery.codecs import make_codec
 from runtime.gallery.records import Layout
 
-RATES = Rates(encoders=1.2e12, others=1e12, numpy=1e11, bandwidth=1e10)
+RATES = Rates(encoders=1.2e12, others=1e12, codes=2e12, numpy=1e11, bandwidth=1e10)
 
 
 def vit_b(**changes: object) -> Bundle:
@@ -66,9 +66,14 @@ def test_emd_reads_the_tokens_of_every_candidate() -> None:
 def test_emd_on_compact_tokens() -> None:
     tokens = np.random.default_rng(0).standard_normal((4, 242, 768)).astype(np.float32)
     layout = Layout(768, 242, 1024, make_codec("svd-96", 768, [tokens]))
-    work = work_of(vit_b(), Searched(17_661, layout, 10_000), 1, 0)["emd"]
-    assert work.bytes == 100 * (242 * (96 + 8) + 768 * 4)
-    assert work.multiply_adds < 0.2 * 100 * 242 * 126 * 768
+    work = work_of(vit_b(), Searched(17_661, layout, 10_000, as_bytes=True), 1, 0)
+    assert work["emd"].bytes == 100 * (242 * (96 + 8) + 768 * 4)
+    assert work["emd"].multiply_adds == 100 * 242 * (126 * 96 + 10 * 125)
+    assert work["emd"].floor_ms(Rates(None, None, 1e9, 1, 1e12)) == pytest.approx(work["emd"].multiply_adds / 1e6)
+    assert work["decode"].multiply_adds == 2 * 12 * 10 * 242 * 96 + 12 * 768**2
+    unpacked = work_of(vit_b(), Searched(17_661, layout, 10_000), 1, 0)["emd"]
+    assert unpacked.bytes == work["emd"].bytes
+    assert unpacked.multiply_adds == 100 * 242 * (126 * 768 + 10 * 125)
 
 
 def test_without_emd_only_the_neighbours_are_read() -> None:
@@ -113,7 +118,7 @@ def test_figures_are_of_one_crop_and_total_is_the_sum_of_floors() -> None:
 
 def test_a_rate_that_is_unknown_leaves_floors_unknown() -> None:
     work = work_of(vit_b(), FULL, 1, 0)
-    found = figures([{"encode": 2.0, "total": 3.0}], 1, Rates(None, None, 1e11, 1e10), work)
+    found = figures([{"encode": 2.0, "total": 3.0}], 1, Rates(None, None, None, 1e11, 1e10), work)
     assert (found["encode"].floor_ms, found["encode"].ratio) == (None, None)
     assert (found["total"].floor_ms, found["total"].ratio) == (None, None)
     assert found["search"].floor_ms is not None

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from runtime.bench.pictures import pictures_of
 from runtime.bench.processes import run_process
 from runtime.bench.subject import Task, groups
 from runtime.bundle import Bundle
-from runtime.errors import BundleError, GalleryError, SourceError
+from runtime.errors import BundleError, FpcError, GalleryError, SourceError
 from runtime.gallery.synthetic import synthetic_gallery
 
 
@@ -65,3 +66,10 @@ def test_nothing_heavy_is_imported() -> None:
     code = f"import sys, runtime.bench.subject\nprint({heavy!r} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_process_that_dies(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    synthetic_gallery(tmp_path / "gallery", tiny_bundle, 5)
+    lost = replace(task(tiny_bundle.folder, tmp_path / "gallery"), batch="many")  # type: ignore[arg-type]
+    with pytest.raises(FpcError, match=r"ended before it was done: \w+Error"):
+        run_process(lost)

@@ -32,7 +32,6 @@ def test_numpy_and_memory() -> None:
 
 
 def test_the_best_of_two_measurements() -> None:
-    first, second = Rates(1.0, None, 5.0, 2.0), Rates(3.0, 4.0, 1.0, 9.0)
-    assert first.best(second) == Rates(3.0, 4.0, 5.0, 9.0)
+    first, second = Rates(1.0, None, None, 5.0, 2.0), Rates(3.0, 4.0, None, 1.0, 9.0)
+    assert first.best(second) == Rates(3.0, 4.0, None, 5.0, 9.0)
     assert first.best(None) == first
-    assert Rates(None, None, 1, 1).best(Rates(None, None, 2, 2)) == Rates(None, None, 2, 2)
