@@ -1,27 +1,35 @@
-"""Labelled images become gallery entries: decoded ahead by threads, encoded in batches, added in transactions."""
+"""Labelled images become gallery entries: decoded ahead by threads, encoded in batches, added in transactions.
 
-import hashlib
+    decoding threads -> the caller's thread encodes -> one writing thread
+
+Every hand-over is bounded, and in the order of the images: the same source makes the same entries under the same ids.
+While one group of entries is being written the next one is encoded; what a transaction promises stays as it is.
+"""
+
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bundle import Bundle
+from runtime.ahead import map_ahead
+from runtime.bundle import Bundle, sha256_of
 from runtime.datasets import LabelledImage, read_labelled
-from runtime.encoder import Encoder
+from runtime.encoder import Encoder, Features
 from runtime.errors import GalleryError, ImageError
 from runtime.folders import whole_folder
 from runtime.gallery.catalogue import DATABASE_NAME
 from runtime.gallery.gallery import DEFAULT_SETTINGS, Gallery
-from runtime.gallery.records import NewEntry, Settings
-from runtime.images import read_image, resize
+from runtime.gallery.records import AddResult, NewEntry, Settings
+from runtime.images import check_file, read_image, resize
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +37,11 @@ Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
 BATCH = 16
-_DECODERS = min(4, os.cpu_count() or 1)
 _BATCHES_AHEAD = 3
-# Images of one transaction: at 242 patches of 768 numbers an entry takes 0.37 MB.
+# Images of one transaction: at 242 patches of 768 numbers an image takes 0.74 MB until it is written.
 _AT_ONCE = 64
+# Transactions that may wait while one is under way.
+_WAITING = 1
 
 
 @dataclass(frozen=True)
@@ -147,37 +156,88 @@ def _add(
     if batch < 1:
         raise GalleryError(f"a batch of {batch} images is none: give at least 1")
     encoder = Encoder(bundle, sparse=False, engine=engine)
-    loading = _Loading(gallery, bundle, images, progress)
-    added: list[int] = []
-    duplicates = conflicts = 0
-    for group in _in_groups(loading, max(1, _AT_ONCE // batch) * batch):
-        parts = [_encode(encoder, bundle, group[at : at + batch]) for at in range(0, len(group), batch)]
-        cls, descriptor, patches = (np.concatenate(part) for part in zip(*parts, strict=True))
+    loading = _Loading(gallery, bundle, images, progress, ahead=_BATCHES_AHEAD * batch)
+    with _Writing(gallery, blank, actor, reason) as writing, closing(iter(loading)) as decoded:
+        while group := list(islice(decoded, batch)):
+            writing.put(group, _encode(encoder, bundle, group))
+        results = writing.finish()
+    return IndexResult(
+        added=tuple(id_ for result in results for id_ in result.added),
+        duplicates=loading.known + sum(len(result.duplicates) for result in results),
+        conflicts=loading.conflicts + sum(len(result.conflicts) for result in results),
+        unreadable=tuple(loading.unreadable),
+    )
+
+
+class _Writing:
+    """Gathers batches and adds them to the gallery, one transaction after another, in a thread of its own.
+
+    Left by an error or by Ctrl-C, it ends the transaction that is under way and begins no other.
+    """
+
+    def __init__(self, gallery: Gallery, blank: NewEntry, actor: str | None, reason: str) -> None:
+        self._gallery = gallery
+        self._blank = blank
+        self._actor, self._reason = actor, reason
+        self._pool = ThreadPoolExecutor(1, "write")
+        self._gathered: list[tuple[Sequence[_Decoded], Features]] = []
+        self._pending: deque[Future[AddResult]] = deque()
+        self._done: list[AddResult] = []
+
+    def __enter__(self) -> "_Writing":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def put(self, group: Sequence[_Decoded], features: Features) -> None:
+        """Take a batch; waits where too many transactions are waiting already.
+
+        Raises:
+            GalleryError: an earlier batch could not be written.
+        """
+        self._gathered.append((group, features))
+        if sum(len(group) for group, _ in self._gathered) >= _AT_ONCE:
+            self._hand_over()
+
+    def finish(self) -> list[AddResult]:
+        """Wait until all is written; return what became of each transaction, in order."""
+        if self._gathered:
+            self._hand_over()
+        self._done += [future.result() for future in self._pending]
+        self._pending.clear()
+        return self._done
+
+    def _hand_over(self) -> None:
+        while len(self._pending) > _WAITING:
+            self._done.append(self._pending.popleft().result())
+        self._pending.append(self._pool.submit(self._add, self._gathered))
+        self._gathered = []
+
+    def _add(self, gathered: "Sequence[tuple[Sequence[_Decoded], Features]]") -> AddResult:
         records = [
             replace(
-                blank,
+                self._blank,
                 identity=one.image.identity,
                 camera=one.image.camera,
                 source=_text(one.image.path),
                 content_hash=one.content_hash,
             )
+            for group, _ in gathered
             for one in group
         ]
-        kept = patches if gallery.layout.patches else None
-        result = gallery.add(records, cls, descriptor, kept, actor=actor, reason=reason)
-        added += result.added
-        duplicates += len(result.duplicates)
-        conflicts += len(result.conflicts)
-    return IndexResult(
-        tuple(added), duplicates + loading.known, conflicts + loading.conflicts, tuple(loading.unreadable)
-    )
+        parts = [features for _, features in gathered]
+        cls = np.concatenate([part.cls for part in parts])
+        descriptor = np.concatenate([part.descriptor for part in parts])
+        patches = np.concatenate([part.patches for part in parts]) if self._gallery.layout.patches else None
+        return self._gallery.add(records, cls, descriptor, patches, actor=self._actor, reason=self._reason)
 
 
 class _Loading:
-    """Yields decoded images, read by threads some batches ahead; unreadable and known ones are counted, not yielded."""
+    """Yields decoded images, read ahead by threads; unreadable and known ones are counted, not yielded."""
 
     def __init__(
-        self, gallery: Gallery, bundle: Bundle, images: Sequence[LabelledImage], progress: Progress | None
+        self, gallery: Gallery, bundle: Bundle, images: Sequence[LabelledImage], progress: Progress | None, ahead: int
     ) -> None:
         self.unreadable: list[Path] = []
         self.known = 0
@@ -185,35 +245,23 @@ class _Loading:
         self._gallery = gallery
         self._images = images
         self._progress = progress
+        self._ahead = ahead
         self._size = (bundle.manifest.preprocessing.height, bundle.manifest.preprocessing.width)
 
-    def __iter__(self) -> Iterator[_Decoded]:
-        waiting: deque[tuple[LabelledImage, Future[_Decoded | str]]] = deque()
-        remaining = iter(self._images)
-        done = 0
-        with ThreadPoolExecutor(_DECODERS, "decode") as pool:
-            try:
-                while True:
-                    for image in remaining:
-                        waiting.append((image, pool.submit(self._load, image)))
-                        if len(waiting) >= _BATCHES_AHEAD * BATCH:
-                            break
-                    if not waiting:
-                        return
-                    found = self._take(*waiting.popleft())
-                    done += 1
-                    if found:
-                        yield found
-                    if self._progress:
-                        self._progress(done, len(self._images))
-            finally:
-                for _, future in waiting:
-                    future.cancel()
+    def __iter__(self) -> Generator[_Decoded]:
+        with closing(map_ahead(self._load, self._images, self._ahead)) as loading:
+            for done, (image, future) in enumerate(loading, 1):
+                found = self._take(image, future)
+                if found:
+                    yield found
+                if self._progress:
+                    self._progress(done, len(self._images))
 
     def _load(self, image: LabelledImage) -> _Decoded | str:
         """Read, hash and resize one image; for one that the gallery holds, its hash alone."""
+        check_file(image.path)
         try:
-            digest = hashlib.sha256(image.path.read_bytes()).hexdigest()
+            digest = sha256_of(image.path)
         except (OSError, ValueError) as error:
             raise ImageError(f"{image.path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
         if self._gallery.holder_of(digest) is not None:
@@ -235,24 +283,10 @@ class _Loading:
         return None
 
 
-def _in_groups(images: _Loading, size: int) -> Iterator[list[_Decoded]]:
-    group: list[_Decoded] = []
-    for one in images:
-        group.append(one)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _encode(
-    encoder: Encoder, bundle: Bundle, group: Sequence[_Decoded]
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+def _encode(encoder: Encoder, bundle: Bundle, group: Sequence[_Decoded]) -> Features:
     cameras = bundle.manifest.cameras
     index = [cameras.index_of(one.image.camera) for one in group]
-    found = encoder.encode(np.stack([one.crop for one in group]), np.array(index, np.int64))
-    return found.cls, found.descriptor, found.patches
+    return encoder.encode(np.stack([one.crop for one in group]), np.array(index, np.int64))
 
 
 def _text(path: Path) -> str:
