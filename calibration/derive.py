@@ -1,12 +1,23 @@
 """From a float32 bundle to one of lower precision: converted, judged, and only then put in place."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 from calibration.gate import Precision, Verdict
-from runtime.bundle import MANIFEST_NAME, Bundle, FileRecord, GraphName, bundle_folder, sha256_of
+from calibration.stand_in import write_stand_in
+from runtime.bundle import (
+    MANIFEST_NAME,
+    Bundle,
+    CompactGraphName,
+    FileRecord,
+    GraphName,
+    bundle_folder,
+    sha256_of,
+)
 from runtime.errors import BundleError
+from runtime.speed import STAND_IN
 
 Convert = Callable[[GraphName, Path, Path], None]
 """Reads the graph at the first path and writes it in lower precision to the second."""
@@ -67,6 +78,13 @@ def _convert_graphs(
         files[after.name] = FileRecord(bytes=after.stat().st_size, sha256=sha256_of(after))
         if files[after.name] != source.manifest.files[before.name]:
             changed.add(graph)
+    for compact in get_args(CompactGraphName):  # over bytes already
+        if source.has(compact):
+            name = source.graph_path(compact).name
+            shutil.copyfile(source.folder / name, folder / name)
+            files[name] = source.manifest.files[name]
+    write_stand_in(source.graph_path("query_encoder"), folder / STAND_IN)
+    files[STAND_IN] = FileRecord(bytes=(folder / STAND_IN).stat().st_size, sha256=sha256_of(folder / STAND_IN))
     manifest = source.manifest
     derived = manifest.model_copy(
         update={

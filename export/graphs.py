@@ -9,6 +9,7 @@ What differs from `export.model` is here and nowhere else:
   norms are applied to its result.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,7 @@ SINKHORN_REGULARISATION = 0.05
 MASKED = -1e9
 """Added to the score of a padded neighbour, whose softmax weight then underflows to exactly 0."""
 TINY = 1e-30
-"""Least denominator of a Sinkhorn step, reached only when every weight of one side is 0; the transport is then 0."""
+"""Added to the denominator of a Sinkhorn step, which is 0 when every weight of one side is; the transport is then 0."""
 
 SinkhornWeights = Literal["cls", "mean"]
 
@@ -79,18 +80,45 @@ class ClsRow(nn.Module):
             rest: (B, K, n, D) further tokens, read where they lie.
             rest_bias: added to the scores of `rest`, (B, K, 1, 1).
         """
-        near = self.block.norm1(row if first is None else torch.cat([row, first], dim=1))  # (B, 1 + m, D)
+        near, probe = self.near(row, first)
         far = self.block.norm1(rest)
+        # turned here, where it is small: a product whose left side is turned is slow
+        scores = (far @ probe.unsqueeze(1)).transpose(2, 3)  # (B, K, heads, n)
+        return self.attend(row, near, probe, scores, lambda shares: (shares @ far).sum(1), rest_bias)
+
+    def near(self, row: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the normalised tokens beside the far ones, (B, 1 + m, D), and what scores a token, (B, D, heads)."""
+        near = self.block.norm1(row if first is None else torch.cat([row, first], dim=1))
         query = (near[:, :1] @ self.query_weight + self.query_bias).reshape(-1, self.heads, 1, self.width // self.heads)
-        probe = (query @ self.key_weight).squeeze(2).transpose(1, 2)  # (B, D, heads)
-        near_scores, far_scores = near @ probe, far @ probe.unsqueeze(1)  # (B, 1 + m, heads), (B, K, n, heads)
+        return near, (query @ self.key_weight).squeeze(2).transpose(1, 2)
+
+    def attend(
+        self,
+        row: Tensor,
+        near: Tensor,
+        probe: Tensor,
+        far_scores: Tensor,
+        pool: Callable[[Tensor], Tensor],
+        rest_bias: Tensor | None,
+    ) -> Tensor:
+        """Finish the block, (B, D).
+
+        Args:
+            row: as in `forward`.
+            near: of `self.near`.
+            probe: likewise.
+            far_scores: (B, K, heads, n).
+            pool: makes (B, K, heads, n) shares of the far tokens their weighted sum, (B, heads, D).
+            rest_bias: as in `forward`.
+        """
+        near_scores = near @ probe  # (B, 1 + m, heads)
         if rest_bias is not None:
             far_scores = far_scores + rest_bias
         # one softmax over both groups, spelt out, so that neither has to be reshaped or copied beside the other
-        peak = torch.maximum(near_scores.amax(1, keepdim=True), far_scores.amax((1, 2)).unsqueeze(1))  # (B, 1, heads)
-        near_shares, far_shares = (near_scores - peak).exp(), (far_scores - peak.unsqueeze(1)).exp()
-        total = near_shares.sum(1) + far_shares.sum((1, 2))  # (B, heads)
-        mixed = near_shares.transpose(1, 2) @ near + (far_shares.transpose(2, 3) @ far).sum(1)  # (B, heads, D)
+        peak = torch.maximum(near_scores.amax(1, keepdim=True), far_scores.amax((1, 3)).unsqueeze(1))  # (B, 1, heads)
+        near_shares, far_shares = (near_scores - peak).exp(), (far_scores - peak.unsqueeze(3)).exp()
+        total = near_shares.sum(1) + far_shares.sum((1, 3))  # (B, heads)
+        mixed = near_shares.transpose(1, 2) @ near + pool(far_shares)  # (B, heads, D)
         mixed = mixed / total.unsqueeze(2)
         values = (mixed.unsqueeze(2) @ self.value_weight).reshape(-1, 1, self.width) + self.value_bias
         out = row + self.block.ls1(self.block.attn.proj(values))
@@ -170,20 +198,23 @@ class MatcherGraph(nn.Module):
         else:
             query_centre = query.mean(dim=1)
             candidate_centre = (inverse.transpose(2, 3) @ candidate_patches).squeeze(2)  # scaled below
-        # the query's centre rides along as one more column, so that the candidates are read once
+        # The query's centre rides along as one more column, so that the candidates are read once. It stays in the
+        # kernel, where it demands nothing: cutting it off would copy everything else.
         probe = torch.cat([query, query_centre.unsqueeze(1)], dim=1).transpose(1, 2).unsqueeze(1)
-        products = (candidate_patches @ probe) * inverse  # (B, C, N, M + 1)
-        similarity = products[..., :-1]
-        supply = _scaled(products[..., -1:].relu(), dim=2)  # (B, C, N, 1)
+        scores = (candidate_patches @ probe) * (inverse / SINKHORN_REGULARISATION)  # (B, C, N, M + 1)
+        supply = _scaled(scores[..., -1].relu() * SINKHORN_REGULARISATION, dim=2).unsqueeze(2)  # (B, C, 1, N)
         demand = _scaled((candidate_centre @ query.transpose(1, 2)).relu(), dim=2).unsqueeze(2)  # (B, C, 1, M)
-        kernel = ((similarity - 1) / SINKHORN_REGULARISATION).exp()
-        row = supply / kernel.sum(dim=3, keepdim=True).clamp_min(TINY)
-        column = demand / (row.transpose(2, 3) @ kernel).clamp_min(TINY)
+        demand = nn.functional.pad(demand, (0, 1))
+        kernel = (scores - 1 / SINKHORN_REGULARISATION).exp()
+        across = kernel.transpose(2, 3)
+        start = nn.functional.pad(torch.ones(query_patches.shape[1]), (0, 1)).reshape(1, 1, 1, -1)
+        row = supply / (start @ across + TINY)
+        column = demand / (row @ kernel + TINY)
         for _ in range(self.iterations - 1):
-            row = supply / (kernel @ column.transpose(2, 3)).clamp_min(TINY)
-            column = demand / (row.transpose(2, 3) @ kernel).clamp_min(TINY)
-        moved = row.transpose(2, 3) @ (kernel * similarity) @ column.transpose(2, 3)  # (B, C, 1, 1)
-        distance: Tensor = 1 - moved.squeeze(3).squeeze(2)
+            row = supply / (column @ across + TINY)
+            column = demand / (row @ kernel + TINY)
+        moved = (row @ (kernel * scores) * column).sum(dim=3).squeeze(2) * SINKHORN_REGULARISATION  # (B, C)
+        distance: Tensor = 1 - moved
         return distance
 
 
@@ -222,10 +253,15 @@ class DecoderGraph(nn.Module):
             query_cls: (B, D), for decoder tokens "query+gallery" only.
             query_patches: (B, M, D), likewise.
         """
-        total: Any = neighbour_mask.unsqueeze(1) @ neighbour_cls  # (B, 1, D)
-        members = neighbour_mask.sum(dim=1, keepdim=True).unsqueeze(2)
-        if query_cls is not None:
-            total, members = total + query_cls.unsqueeze(1), members + 1
-        bias = ((1 - neighbour_mask) * MASKED).unsqueeze(2).unsqueeze(3)  # (B, K, 1, 1)
-        descriptor: Tensor = self.row(total / members, query_patches, neighbour_patches, bias)
+        row, bias = neighbour_row(neighbour_cls, neighbour_mask, query_cls)
+        descriptor: Tensor = self.row(row, query_patches, neighbour_patches, bias)
         return descriptor
+
+
+def neighbour_row(neighbour_cls: Tensor, neighbour_mask: Tensor, query_cls: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the token at the decoder's [cls] position, (B, 1, D), and what masks padding, (B, K, 1, 1)."""
+    total: Any = neighbour_mask.unsqueeze(1) @ neighbour_cls
+    members = neighbour_mask.sum(dim=1, keepdim=True).unsqueeze(2)
+    if query_cls is not None:
+        total, members = total + query_cls.unsqueeze(1), members + 1
+    return total / members, ((1 - neighbour_mask) * MASKED).unsqueeze(2).unsqueeze(3)

@@ -11,10 +11,12 @@ import torch
 from onnx import ModelProto
 
 from export.checkpoint import Geometry, LoadedModel, load_checkpoint
+from export.compact import CompactDecoderGraph, compact_matcher
 from export.graphs import DecoderGraph, EncoderGraph, MatcherGraph
 from export.model import DecoderTokens, FPCModel, keep_counts
 from export.multiply_adds import count_as_published, count_linear
 from export.parity import BATCHES, compare_encoder, demand_parity, pruning_values
+from export.parity_compact import compare_compact_decoder, compare_compact_matcher
 from export.parity_matching import compare_decoder, compare_matcher, make_memory
 from export.tracing import Port, trace_graph, with_outputs
 from runtime.bundle import (
@@ -158,6 +160,14 @@ def _tracers(model: FPCModel, plan: _Plan) -> dict[str, Callable[[], ModelProto]
         port("neighbour_patches", (2, 3, patches, width), "B", "K", "N"),
         port("neighbour_mask", (2, 3), "B", "K"),
     ]
+    rank = width // 2  # of an example: dynamic
+    coded = [
+        neighbours[0],
+        Port("neighbour_codes", torch.zeros(2, 3, patches, rank, dtype=torch.uint8), dict(enumerate("BKNR"))),
+        port("neighbour_scales", (2, 3, patches, 1), *"BKN"),
+        neighbours[2],
+        Port("basis", torch.eye(width)[:, :rank].contiguous(), {1: "R"}),
+    ]
     encoded = ["cls", "patches", "descriptor"]
     sparse, dense = EncoderGraph(model, plan.keep, sparse=True), EncoderGraph(model, {}, sparse=False)
     matcher = MatcherGraph(plan.matching.sinkhorn_iterations, plan.matching.sinkhorn_weights)
@@ -165,11 +175,14 @@ def _tracers(model: FPCModel, plan: _Plan) -> dict[str, Callable[[], ModelProto]
         "query_encoder": lambda: trace_graph(sparse, [crops, camera], [*encoded, "kept"]),
         "gallery_encoder": lambda: trace_graph(dense, [crops, camera], encoded),
         "matcher": lambda: trace_graph(matcher, [*query, *candidates], ["emd"]),
+        "compact_matcher": lambda: compact_matcher(kept, matcher.iterations, matcher.weights),
     }
     if model.decoder is not None:
         decoder = DecoderGraph(model.decoder, plan.decoder_tokens)
         asked = query if plan.decoder_tokens == "query+gallery" else []
         tracers["decoder"] = lambda: trace_graph(decoder, [*neighbours, *asked], ["descriptor"])
+        compact = CompactDecoderGraph(model.decoder, plan.decoder_tokens)
+        tracers["compact_decoder"] = lambda: trace_graph(compact, [*coded, *asked], ["descriptor"])
     return tracers
 
 
@@ -190,9 +203,12 @@ def _prove(
     parity += [*sparse, *dense]
     memories = {batch: make_memory(model, plan.keep, batch) for batch in BATCHES}
     settings = plan.matching
-    parity += compare_matcher(memories, engine("matcher"), settings.sinkhorn_iterations, settings.sinkhorn_weights)
+    fixed = (settings.sinkhorn_iterations, settings.sinkhorn_weights)
+    parity += compare_matcher(memories, engine("matcher"), *fixed)
+    parity += compare_compact_matcher(memories, engine("compact_matcher"), *fixed)
     if "decoder" in graphs:
         parity += compare_decoder(model, memories, engine("decoder"), plan.decoder_tokens)
+        parity += compare_compact_decoder(model, memories, engine("compact_decoder"), plan.decoder_tokens)
     return parity, overlap
 
 

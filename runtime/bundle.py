@@ -21,6 +21,8 @@ MANIFEST_NAME = "bundle.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
 
 GraphName = Literal["query_encoder", "gallery_encoder", "matcher", "decoder"]
+CompactGraphName = Literal["compact_matcher", "compact_decoder"]
+"""Matcher and decoder over the bytes of a compact gallery, for the CPU; a bundle may lack them."""
 
 
 class _Record(BaseModel):
@@ -191,11 +193,11 @@ class Bundle:
         m = self.manifest
         return Binding(model_hash=m.model.model_hash, precision=m.precision, preprocessing=m.preprocessing)
 
-    def has(self, graph: GraphName) -> bool:
+    def has(self, graph: GraphName | CompactGraphName) -> bool:
         """Whether the bundle holds this graph (a TransReID checkpoint has no decoder)."""
         return f"{graph}.onnx" in self.manifest.files
 
-    def graph_path(self, graph: GraphName) -> Path:
+    def graph_path(self, graph: GraphName | CompactGraphName) -> Path:
         """Return the path of a graph, after checking size and SHA-256 against the manifest.
 
         Raises:

@@ -1,14 +1,22 @@
 """From a query's token memory to its K nearest gallery neighbours: cosine first, then EMD on the best candidates."""
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.bundle import Bundle, MatchSettings
+from runtime.emd import CompactEmd, Emd, FloatEmd
 from runtime.encoder import Features
-from runtime.engines import open_graph
-from runtime.gallery.protocol import GalleryReader, Tokens
+from runtime.engines import Engine, open_engine, open_graph
+from runtime.gallery.codecs import TokenCodec
+from runtime.gallery.protocol import GalleryReader, StoredTokens
+
+log = logging.getLogger(__name__)
+
+_QUERIES_AT_ONCE = 8
+"""Queries that the decoder rebuilds in one run: the tokens of their neighbours are 60 MB at K = 10 of a ViT-B."""
 
 
 @dataclass(frozen=True)
@@ -18,29 +26,38 @@ class Neighbours:
     Attributes:
         entries: (B, K) int64 entry ids.
         distance: (B, K) float32, `(1 - alpha) * (1 - cosine) + alpha * EMD`, or `1 - cosine` without EMD.
-        tokens: token memory of each query's neighbours, in their order.
+        tokens: stored token memory of all B * K, those of the first query first.
     """
 
     entries: NDArray[np.int64]
     distance: NDArray[np.float32]
-    tokens: tuple[Tokens, ...]
+    tokens: StoredTokens
 
 
 class Matcher:
-    """Refines candidates by EMD in the bundle's matcher graph.
+    """Refines candidates by EMD in the bundle's matcher graph, or in its compact one where the gallery is compact.
 
     Args:
-        bundle: where the graph comes from.
+        bundle: where the graphs come from.
         settings: candidates, K and alpha; alpha 0 leaves EMD out.
         engine: name of the engine.
-        threads: threads of one run.
+        threads: processors to use; None is all.
+        gallery: opens the graph that this gallery needs at once; without it the first query does.
     """
 
     def __init__(
-        self, bundle: Bundle, settings: MatchSettings, engine: str = "auto", threads: int | None = None
+        self,
+        bundle: Bundle,
+        settings: MatchSettings,
+        engine: str = "auto",
+        threads: int | None = None,
+        gallery: GalleryReader | None = None,
     ) -> None:
         self.settings = settings
-        self._engine = open_graph(bundle, "matcher", engine, threads) if settings.alpha > 0 else None
+        self._bundle, self._engine, self._threads = bundle, engine, threads
+        self._opened: dict[bool, Emd] = {}  # by whether it is the compact one
+        if settings.alpha and gallery is not None:
+            self._emd(_codec(gallery))
 
     def refine(
         self,
@@ -61,70 +78,106 @@ class Matcher:
             K neighbours a query, or C where fewer candidates were given.
         """
         count = min(self.settings.neighbours, entries.shape[1])
-        nearest, distances, tokens = [], [], []
-        for row in range(len(entries)):
-            distance = 1 - cosine[row]
-            if self._engine is None:
-                order = np.arange(count)
-                found = gallery.tokens(entries[row, :count])
-            else:
-                candidates = gallery.tokens(entries[row])
-                distance = self._mix(distance, query, row, candidates)
-                order = np.argsort(distance, kind="stable")[:count]
-                patches = None if candidates.patches is None else candidates.patches[order]
-                found = Tokens(candidates.cls[order], patches)
-            nearest.append(entries[row, order])
-            distances.append(distance[order])
-            tokens.append(found)
-        return Neighbours(np.stack(nearest), np.stack(distances).astype(np.float32), tuple(tokens))
-
-    def _mix(
-        self, cosine_distance: NDArray[np.float32], query: Features, row: int, candidates: Tokens
-    ) -> NDArray[np.float32]:
-        """Return (C,) mixed distances of one query; a gallery without patches has no EMD to mix in."""
-        if candidates.patches is None or self._engine is None:
-            return cosine_distance
-        answer = self._engine.run(
-            {
-                "query_cls": query.cls[row : row + 1],
-                "query_patches": query.patches[row : row + 1],
-                "candidate_cls": candidates.cls[None],
-                "candidate_patches": candidates.patches[None].astype(np.float32),
-            }
+        if not self.settings.alpha:
+            nearest = entries[:, :count]
+            return Neighbours(nearest, (1 - cosine[:, :count]).astype(np.float32), gallery.stored(nearest.ravel()))
+        candidates = gallery.stored(entries.ravel())
+        distance = (1 - cosine).astype(np.float32)
+        if candidates.records is not None:  # a gallery without patches has no EMD to mix in
+            alpha = np.float32(self.settings.alpha)
+            distance = (1 - alpha) * distance + alpha * self._emd(candidates.codec).distances(query, candidates)
+        order = np.argsort(distance, axis=1, kind="stable")[:, :count]
+        chosen = order + np.arange(len(order))[:, None] * entries.shape[1]
+        return Neighbours(
+            np.take_along_axis(entries, order, axis=1),
+            np.take_along_axis(distance, order, axis=1),
+            candidates.take(chosen.ravel()),
         )
-        emd = answer["emd"][0].astype(np.float32)
-        alpha = np.float32(self.settings.alpha)
-        return np.asarray((1 - alpha) * cosine_distance + alpha * emd, np.float32)
+
+    def _emd(self, codec: TokenCodec) -> Emd:
+        """What measures the EMD over tokens of this codec, opened when it is first asked for."""
+        compact = _runs_compact(self._bundle, self._engine, codec)
+        if compact not in self._opened:
+            self._opened[compact] = (
+                CompactEmd(self._bundle, self._threads)
+                if compact
+                else FloatEmd(self._bundle, self._engine, self._threads)
+            )
+        return self._opened[compact]
 
 
 class Consolidator:
-    """Rebuilds queries from their neighbours in the bundle's decoder graph.
+    """Rebuilds queries from their neighbours in the bundle's decoder graph, or in its compact one.
 
     Args:
-        bundle: where the graph comes from; it must have a decoder.
+        bundle: where the graphs come from; it must have a decoder.
         engine: name of the engine.
-        threads: threads of one run.
+        threads: threads of one run; None leaves it to the engine.
+        gallery: as for `Matcher`.
     """
 
-    def __init__(self, bundle: Bundle, engine: str = "auto", threads: int | None = None) -> None:
-        self._engine = open_graph(bundle, "decoder", engine, threads)
+    def __init__(
+        self, bundle: Bundle, engine: str = "auto", threads: int | None = None, gallery: GalleryReader | None = None
+    ) -> None:
+        self._bundle, self._engine, self._threads = bundle, engine, threads
+        self._opened: dict[bool, Engine] = {}  # by whether it is the compact one
         self._with_query = bundle.manifest.decoder_tokens == "query+gallery"
+        if gallery is not None:
+            self._decoder(_runs_compact(bundle, engine, _codec(gallery)))
 
     def consolidate(self, query: Features, neighbours: Neighbours) -> NDArray[np.float32]:
         """Return (B, D) float32 consolidated descriptors.
 
         Where the gallery stores no patches, a neighbour's [cls] stands for its tokens (paper, table 8).
         """
-        cls = np.stack([tokens.cls for tokens in neighbours.tokens])  # (B, K, D)
-        patches = [
-            tokens.cls[:, None] if tokens.patches is None else tokens.patches.astype(np.float32)
-            for tokens in neighbours.tokens
+        parts = [
+            self._rebuild(query, neighbours, start, min(start + _QUERIES_AT_ONCE, len(neighbours.entries)))
+            for start in range(0, len(neighbours.entries), _QUERIES_AT_ONCE)
         ]
+        return np.concatenate(parts) if parts else np.empty_like(query.cls)
+
+    def _rebuild(self, query: Features, neighbours: Neighbours, start: int, end: int) -> NDArray[np.float32]:
+        """Rebuild the queries from `start` up to `end`."""
+        tokens, count = neighbours.tokens, neighbours.entries.shape[1]
+        which = range(start * count, end * count)
         inputs: dict[str, NDArray[np.generic]] = {
-            "neighbour_cls": cls,
-            "neighbour_patches": np.stack(patches),  # (B, K, N, D)
-            "neighbour_mask": np.ones(cls.shape[:2], np.float32),
+            "neighbour_cls": tokens.cls[which.start : which.stop].reshape(end - start, count, -1),
+            "neighbour_mask": np.ones((end - start, count), np.float32),
         }
+        compact = tokens.records is not None and _runs_compact(self._bundle, self._engine, tokens.codec)
+        if compact and tokens.records is not None and tokens.codec.basis is not None:
+            records = [tokens.records[index] for index in which]
+            codes = np.stack([record["codes"] for record in records])  # (B * K, N, R)
+            scales = np.stack([record["scales"] * record["norms"] for record in records])
+            inputs["neighbour_codes"] = codes.reshape(end - start, count, *codes.shape[1:])
+            inputs["neighbour_scales"] = scales.reshape(end - start, count, -1, 1)
+            inputs["basis"] = tokens.codec.basis
+        else:
+            patches = tokens.patches(which)
+            inputs["neighbour_patches"] = patches.reshape(end - start, count, *patches.shape[1:])  # (B, K, N, D)
         if self._with_query:
-            inputs |= {"query_cls": query.cls, "query_patches": query.patches}
-        return np.asarray(self._engine.run(inputs)["descriptor"], np.float32)
+            inputs |= {"query_cls": query.cls[start:end], "query_patches": query.patches[start:end]}
+        return np.asarray(self._decoder(compact).run(inputs)["descriptor"], np.float32)
+
+    def _decoder(self, compact: bool) -> Engine:
+        if compact not in self._opened:
+            self._opened[compact] = (
+                open_engine(self._bundle.graph_path("compact_decoder"), "onnxruntime", self._threads)
+                if compact
+                else open_graph(self._bundle, "decoder", self._engine, self._threads)
+            )
+        return self._opened[compact]
+
+
+def _codec(gallery: GalleryReader) -> TokenCodec:
+    return gallery.stored(np.empty(0, np.int64)).codec
+
+
+def _runs_compact(bundle: Bundle, engine: str, codec: TokenCodec) -> bool:
+    """Whether tokens of this codec are matched and decoded as bytes, which is for the CPU."""
+    if codec.basis is None or engine.startswith("tensorrt") or engine.startswith("onnxruntime-"):
+        return False
+    if bundle.has("compact_matcher"):
+        return True
+    log.warning("bundle %s has no compact graphs: export it again to match this gallery faster", bundle.folder)
+    return False

@@ -127,7 +127,7 @@ def rebuild(
     for start in range(0, total, _QUERIES_AT_ONCE):
         part = slice(start, start + _QUERIES_AT_ONCE)
         entries, distance = ordered.entries[part, :neighbours], ordered.distance[part, :neighbours]
-        nearest = Neighbours(entries, distance, tuple(people.gallery.tokens(row) for row in entries))
+        nearest = Neighbours(entries, distance, people.gallery.stored(entries.ravel()))
         some = Features(query.cls[part], query.patches[part], query.descriptor[part])
         parts.append(consolidator.consolidate(some, nearest))
         count(min(start + _QUERIES_AT_ONCE, total), total)

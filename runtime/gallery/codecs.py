@@ -9,7 +9,7 @@ coordinate and many small ones, and raw tokens of a transformer a few outlying d
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,10 @@ class TokenCodec:
             ]
         )
 
+    def patches_of(self, record: NDArray[np.void]) -> int:
+        """N of a record."""
+        return int(record["tokens" if self.basis is None else "codes"].shape[-2])
+
     def encode(self, tokens: NDArray[np.floating]) -> NDArray[np.void]:
         """Bring (n, N, D) tokens into (n,) records; what does not fit becomes infinite or NaN (see `finite`)."""
         n, patches, dimension = tokens.shape
@@ -85,17 +89,15 @@ class TokenCodec:
         held: NDArray[np.bool_] = np.isfinite(records["scales"]).all(axis=1)
         return held & (records["norms"] <= LARGEST_HALF).all(axis=1)
 
-    def decode(self, records: NDArray[np.void]) -> NDArray[np.float16]:
-        """Bring (n,) records back to (n, N, D) tokens."""
+    def decode(self, records: Sequence[NDArray[np.void]]) -> NDArray[np.float32]:
+        """Bring n records, one or more, each without axes, back to (n, N, D) tokens."""
         if self.basis is None:
-            return np.asarray(records["tokens"], np.float16)
-        n, patches = records["scales"].shape
-        tokens = np.empty((n, patches, len(self.basis)), np.float16)
-        for row, record in enumerate(records):
+            return np.stack([record["tokens"] for record in records]).astype(np.float32)
+        tokens = np.empty((len(records), len(records[0]["scales"]), len(self.basis)), np.float32)
+        for found, record in zip(tokens, records, strict=True):
             steps = record["codes"].astype(np.float32) - ZERO_CODE
-            found = (steps @ self.basis.T) * (record["scales"] * record["norms"])[:, None]
-            np.clip(found, -LARGEST_HALF, LARGEST_HALF, out=found)
-            tokens[row] = found
+            np.matmul(steps, self.basis.T, out=found)
+            found *= (record["scales"] * record["norms"])[:, None]
         return tokens
 
 

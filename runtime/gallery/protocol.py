@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.gallery.codecs import TokenCodec
+from runtime.gallery.codecs import FULL_TOKENS, TokenCodec
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,31 @@ class StoredTokens:
     records: Sequence[NDArray[np.void]] | None
     order: NDArray[np.int64]
     codec: TokenCodec
+
+    @classmethod
+    def of(cls, vectors: NDArray[np.float32], patches: NDArray[np.floating] | None) -> "StoredTokens":
+        """Token memory that lies in memory: (n, D) [cls] tokens and (n, N, D) patches, kept as float16."""
+        if patches is None:
+            return cls(vectors, None, np.arange(len(vectors)), FULL_TOKENS)
+        records = FULL_TOKENS.encode(patches)
+        return cls(vectors, [records[row, ...] for row in range(len(records))], np.arange(len(records)), FULL_TOKENS)
+
+    @property
+    def patches_per_entry(self) -> int:
+        """N, or 1 where [cls] stands for the patches."""
+        return 1 if self.records is None else self.codec.patches_of(self.records[0])
+
+    def take(self, which: NDArray[np.int64]) -> "StoredTokens":
+        """The (m,) entries at `which`, in that order."""
+        records = None if self.records is None else [self.records[row] for row in which.tolist()]
+        place = np.argsort(self.order)
+        return StoredTokens(self.cls[which], records, np.argsort(place[which], kind="stable"), self.codec)
+
+    def patches(self, which: Sequence[int]) -> NDArray[np.float32]:
+        """(m, N, D) float32 patch tokens of some of the entries; their [cls] where there are none, (m, 1, D)."""
+        if self.records is None:
+            return self.cls[np.asarray(which, np.int64), None]
+        return self.codec.decode([self.records[row] for row in which])
 
 
 class GalleryReader(Protocol):

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import GalleryError
+from runtime.gallery.codecs import LARGEST_HALF
 from runtime.gallery.graph import Graph
 from runtime.gallery.protocol import Candidates, Entry, StoredTokens, Tokens
 from runtime.gallery.records import Layout, Space
@@ -76,7 +77,8 @@ class Snapshot:
             return Tokens(stored.cls, None)
         patches = np.empty((len(stored.cls), self.layout.patches, self.layout.dimension), np.float16)
         for i in stored.order:
-            patches[i] = self.layout.codec.decode(stored.records[i][None])[0]
+            # a sum in float32 may come out a little above what was added
+            patches[i] = np.clip(stored.patches([int(i)])[0], -LARGEST_HALF, LARGEST_HALF)
         return Tokens(stored.cls, patches)
 
     def stored(self, ids: NDArray[np.int64]) -> StoredTokens:

@@ -5,7 +5,6 @@ an encoder's do. Tokens are made within the span of a compact codec's basis, so 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,29 +27,23 @@ _NOISE = 2**22  # numbers drawn once; every image reads its noise from another p
 _AT_ONCE = 128
 
 
-@dataclass(frozen=True)
 class SyntheticPeople:
     """Vectors and tokens of made-up images; image k shows person k // 20 and is always the same.
 
-    Attributes:
+    Args:
         dimension: D.
         patches: N.
         codec: of the gallery; its basis spans the tokens.
         seed: of everything.
     """
 
-    dimension: int
-    patches: int
-    codec: TokenCodec
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        rng = np.random.default_rng(self.seed)
-        width = self.dimension if self.codec.basis is None else self.codec.basis.shape[1]
-        object.__setattr__(self, "_width", width)
-        object.__setattr__(self, "_noise", rng.standard_normal(_NOISE, np.float32))
-        object.__setattr__(self, "_kinds", rng.standard_normal((_KINDS, 2 * self.dimension), np.float32))
-        object.__setattr__(self, "_kind_tokens", rng.standard_normal((_KINDS, self.patches, width), np.float32))
+    def __init__(self, dimension: int, patches: int, codec: TokenCodec, seed: int = 0) -> None:
+        self.dimension, self.patches, self.codec, self._seed = dimension, patches, codec, seed
+        rng = np.random.default_rng(seed)
+        width = dimension if codec.basis is None else codec.basis.shape[1]
+        self._noise: NDArray[np.float32] = rng.standard_normal(_NOISE, np.float32)
+        self._kinds: NDArray[np.float32] = rng.standard_normal((_KINDS, 2 * dimension), np.float32)
+        self._kind_tokens: NDArray[np.float32] = rng.standard_normal((_KINDS, patches, width), np.float32)
 
     def vectors(self, first: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """[cls] and descriptor of images, (count, D) float32 each."""
@@ -79,7 +72,7 @@ class SyntheticPeople:
         tokens = np.stack([self.coordinates(int(image))[:patches] for image in images])
         if self.codec.basis is not None:
             tokens = tokens @ self.codec.basis.T
-        noise = np.random.default_rng([self.seed, 1])
+        noise = np.random.default_rng([self._seed, 1])
         tokens += _IMAGE * _TOKEN_NORM / self.dimension**0.5 * noise.standard_normal(tokens.shape, np.float32)
         cls = cls + _IMAGE * np.abs(cls).mean() * noise.standard_normal(cls.shape, np.float32)
         return Features(cls, tokens, descriptor)
@@ -90,11 +83,11 @@ class SyntheticPeople:
         kind = kinds[person % _KINDS]
         found = kind + _PERSON * self._draw(2 * person, kind.size).reshape(kind.shape)
         found += _IMAGE * self._draw(2 * image + 1, kind.size).reshape(kind.shape)
-        found *= _TOKEN_NORM / kind.shape[-1] ** 0.5
-        return found
+        found *= np.float32(_TOKEN_NORM / kind.shape[-1] ** 0.5)
+        return np.asarray(found, np.float32)
 
     def _draw(self, number: int, size: int) -> NDArray[np.float32]:
-        start = int(np.random.default_rng([self.seed, number]).integers(0, _NOISE - size))
+        start = int(np.random.default_rng([self._seed, number]).integers(0, _NOISE - size))
         return self._noise[start : start + size]
 
 

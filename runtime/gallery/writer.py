@@ -270,16 +270,12 @@ def check_batch(
 
 def _stored(layout: Layout, n: int, patches: NDArray[np.floating] | NDArray[np.void] | None) -> NDArray[np.void]:
     """(n,) records of the gallery's codec, made of patch tokens or given as they are."""
-    if patches is not None and patches.shape == (n, layout.patches, layout.dimension):
-        return layout.codec.encode(patches)
-    if (
-        patches is not None
-        and patches.shape == (n,)
-        and patches.dtype == layout.codec.record(layout.patches, layout.dimension)
-    ):
-        return np.ascontiguousarray(patches)
-    found = None if patches is None else patches.shape
-    raise GalleryError(f"patches are {found}, the gallery takes {(n, layout.patches, layout.dimension)}")
+    wanted, record = (n, layout.patches, layout.dimension), layout.codec.record(layout.patches, layout.dimension)
+    if patches is not None and patches.dtype == record and patches.shape == (n,):
+        return np.ascontiguousarray(patches, record)
+    if patches is None or patches.dtype.names or patches.shape != wanted:
+        raise GalleryError(f"patches are {None if patches is None else patches.shape}, the gallery takes {wanted}")
+    return layout.codec.encode(patches.astype(np.float32, copy=False))
 
 
 def _filled(record: NewEntry, vectors: NDArray[np.float32]) -> NewEntry:

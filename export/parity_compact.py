@@ -1,0 +1,93 @@
+"""Proof of the compact matcher and decoder, on the bytes of the tokens that `export.parity_matching` makes.
+
+The bytes are taken for what they stand for: the reference reads the same tokens, decoded. What a store loses is no
+matter of the graphs; `benchmarks/tokens.py` measures it.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.graphs import SinkhornWeights
+from export.model import DecoderTokens, FPCModel
+from export.parity import BATCHES, Comparison
+from export.parity_matching import CANDIDATES, Memory
+from export.reference import earth_movers_distance
+from runtime.bundle import GraphParity
+from runtime.emd import code_query
+from runtime.engines import Engine
+from runtime.gallery.codecs import INT8, TokenCodec, make_codec
+
+MATCHER_TOLERANCE = 1e-2
+"""Largest error of an EMD: the graph takes the query in steps of 1/63 of its largest coordinate (seen: 1e-3)."""
+
+
+def compare_compact_matcher(
+    memories: dict[int, Memory], engine: Engine, iterations: int, weights: SinkhornWeights
+) -> list[GraphParity]:
+    """Compare the compact matcher with the paper's formula in float64."""
+    row = Comparison("compact_matcher", "emd", MATCHER_TOLERANCE)
+    for batch in BATCHES:
+        query, candidates = memories[batch].query, memories[batch].candidates
+        codec, records, decoded = _coded(candidates)
+        found, reference = [], []
+        for one in query:
+            unit = torch.nn.functional.normalize(one, dim=1)
+            affinity = torch.nn.functional.normalize(candidates[:, 0], dim=1) @ unit[1:].T
+            centre = unit[0] if weights == "cls" else unit[1:].mean(dim=0)
+            coded = code_query(unit[1:].numpy(), centre.numpy(), _basis(codec))
+            inputs: dict[str, NDArray[np.generic]] = {
+                "query_codes": coded.codes,
+                "query_scale": coded.scale,
+                "candidate_codes": np.ascontiguousarray(records["codes"]),
+                "candidate_scales": records["scales"][:, :, None],
+            }
+            if weights == "cls":
+                inputs["query_affinity"] = affinity.unsqueeze(1).numpy()
+            found.append(engine.run(inputs)["emd"])
+            expected = earth_movers_distance(one[0], one[1:], candidates[:, 0], decoded, iterations, weights)
+            reference.append(expected.numpy())
+        row.add(np.stack(found), np.stack(reference))
+    return [row.report()]
+
+
+def compare_compact_decoder(
+    model: FPCModel, memories: dict[int, Memory], engine: Engine, tokens: DecoderTokens
+) -> list[GraphParity]:
+    """Compare the compact decoder with the plain block on decoded tokens: all neighbours, some masked, and one."""
+    row = Comparison("compact_decoder", "descriptor")
+    for batch in BATCHES:
+        query, candidates = memories[batch].query, memories[batch].candidates
+        codec, records, decoded = _coded(candidates)
+        for given, real in ((CANDIDATES, CANDIDATES), (CANDIDATES, 3), (1, 1)):
+            cls = candidates[:given, 0].expand(batch, -1, -1)  # (B, K, D)
+            memory = decoded[:given].expand(batch, -1, -1, -1)
+            mask = np.zeros((batch, given), np.float32)
+            mask[:, :real] = 1
+            some = np.stack([records[:given]] * batch)
+            inputs: dict[str, NDArray[np.generic]] = {
+                "neighbour_cls": cls.contiguous().numpy(),
+                "neighbour_codes": np.ascontiguousarray(some["codes"]),
+                "neighbour_scales": (some["scales"] * some["norms"])[..., None],
+                "neighbour_mask": mask,
+                "basis": _basis(codec),
+            }
+            asked = {"query_cls": query[:, 0], "query_patches": query[:, 1:]} if tokens == "query+gallery" else {}
+            with torch.inference_mode():
+                reference = model.consolidate(cls[:, :real], memory[:, :real], **asked)[1]
+            answer = engine.run(inputs | {name: value.contiguous().numpy() for name, value in asked.items()})
+            row.add(answer["descriptor"], reference.numpy())
+    return [row.report()]
+
+
+def _coded(candidates: torch.Tensor) -> tuple[TokenCodec, NDArray[np.void], torch.Tensor]:
+    """Code (C, 1 + N, D) token memory; return the codec, (C,) records and (C, N, D) decoded patches."""
+    codec = make_codec(INT8, candidates.shape[2])
+    records = codec.encode(candidates[:, 1:].numpy())
+    return codec, records, torch.from_numpy(codec.decode([records[row, ...] for row in range(len(records))]))
+
+
+def _basis(codec: TokenCodec) -> NDArray[np.float32]:
+    if codec.basis is None:
+        raise ValueError(f"codec {codec.name} has no basis")
+    return codec.basis
