@@ -96,8 +96,8 @@ class Pipeline:
         self._cameras = bundle.manifest.cameras
         self._unknown_cameras: set[str] = set()
         self._encoder = Encoder(bundle, sparse=True, engine=engine, threads=threads)
-        self._matcher = Matcher(bundle, self.settings, engine, threads)
-        self._consolidator = Consolidator(bundle, engine, threads) if bundle.has("decoder") else None
+        self._matcher = Matcher(bundle, self.settings, engine, threads, gallery)
+        self._consolidator = Consolidator(bundle, engine, threads, gallery) if bundle.has("decoder") else None
         if len(gallery) < self.settings.neighbours:
             log.warning(
                 "the gallery has %d entries, %d neighbours were asked for", len(gallery), self.settings.neighbours
@@ -123,18 +123,30 @@ class Pipeline:
             GalleryError: the gallery has become empty or unreadable.
         """
         times = times or StageTimes()
-        answers: list[Identification] = []
+        return [answer for query in self.encode(crops, camera, times) for answer in self.match(query, times)]
+
+    def encode(
+        self,
+        crops: NDArray[np.uint8],
+        camera: str | Sequence[str | None] | None = None,
+        times: StageTimes | None = None,
+    ) -> Iterator[Features]:
+        """The first half of `identify`: encode crops, at most `MAX_BATCH` in one run. The halves may overlap.
+
+        Yields:
+            Features of at most `MAX_BATCH` crops, in their order.
+        """
+        times = times or StageTimes()
         cameras = self._camera_indices(camera, len(crops))
         for start in range(0, len(crops), MAX_BATCH):
             part = slice(start, start + MAX_BATCH)
-            answers += self._identify(crops[part], cameras[part], times)
-        return answers
+            with times.stage("encode"):
+                query = self._encoder.encode(crops[part], cameras[part])
+            yield query
 
-    def _identify(
-        self, crops: NDArray[np.uint8], cameras: NDArray[np.int64], times: StageTimes
-    ) -> list[Identification]:
-        with times.stage("encode"):
-            query = self._encoder.encode(crops, cameras)
+    def match(self, query: Features, times: StageTimes | None = None) -> list[Identification]:
+        """The second half of `identify`: find the gallery neighbours of encoded queries, consolidate, rank."""
+        times = times or StageTimes()
         try:
             neighbours = self._match(query, times)
         except GalleryError as error:
@@ -169,27 +181,20 @@ class Pipeline:
         best: NDArray[np.int64],
         similarity: NDArray[np.float32],
     ) -> list[Identification]:
-        wanted = sorted({*map(int, best), *map(int, neighbours.entries.ravel())})
+        wanted = np.unique(np.concatenate([best, neighbours.entries.ravel()])).tolist()
         identity = {entry.id: entry.identity for entry in self.gallery.entries(wanted)}
         least = self.settings.min_similarity
-        answers = []
-        for row, entry in enumerate(best):
-            known = least is None or similarity[row] >= least
-            used = tuple(
-                Neighbour(int(number), identity[int(number)], float(distance))
-                for number, distance in zip(neighbours.entries[row], neighbours.distance[row], strict=True)
-            )
-            kept = np.empty(0, np.int64) if query.kept is None else query.kept[row]
-            answers.append(
-                Identification(
-                    identity=identity[int(entry)] if known else None,
-                    status="known" if known else "unknown",
-                    similarity=float(similarity[row]),
-                    neighbours=used,
-                    kept=kept,
-                )
-            )
-        return answers
+        known = np.ones(len(best), bool) if least is None else similarity >= least
+        near = [
+            tuple(Neighbour(entry, identity[entry], distance) for entry, distance in zip(*row, strict=True))
+            for row in zip(neighbours.entries.tolist(), neighbours.distance.tolist(), strict=True)
+        ]
+        kept = np.empty((len(best), 0), np.int64) if query.kept is None else query.kept
+        answers = zip(best.tolist(), known.tolist(), similarity.tolist(), near, kept, strict=True)
+        return [
+            Identification(identity[entry] if sure else None, "known" if sure else "unknown", cosine, used, places)
+            for entry, sure, cosine, used, places in answers
+        ]
 
     def _camera_indices(self, camera: str | Sequence[str | None] | None, count: int) -> NDArray[np.int64]:
         names = [camera] * count if camera is None or isinstance(camera, str) else list(camera)

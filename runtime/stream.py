@@ -1,22 +1,39 @@
 """The run loop: people found in a source become events.
 
-frames -> people in each frame -> crops -> `Pipeline.identify` -> one event a person
+    frames -> people in each frame -> crops  |  encode  |  match, rank -> one event a person
+
+The three parts run side by side in threads, with bounded room between them; events keep the order of the frames, and
+what goes wrong in one part is raised where the events are taken. People of several frames share a run of the encoder:
+of a recording those within `JOINED_S` of video; of a live stream whoever is waiting when the encoder is free, so that
+no event waits for another frame to come.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
+from itertools import chain, islice, repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime import events
+from runtime.ahead import Ahead
 from runtime.detection.detections import NO_TRACK, Detections
+from runtime.encoder import Features
 from runtime.events import Event
 from runtime.images import cut, has_area, resize
 from runtime.pipeline import MAX_BATCH, Identification, Pipeline, StageTimes
 from runtime.sources.crops import Crop
 from runtime.sources.frames import Frame
+
+JOINED_S = 1.0
+"""Longest span of a recording, in seconds of video, whose people are encoded together."""
+
+# Crops that may wait for the encoder: two runs of it. A frame without people counts as one.
+_CROPS_AHEAD = 2 * MAX_BATCH
+# Encoded batches that may wait to be matched: the encoder is the slow part, so more would only fill memory.
+_ENCODED_AHEAD = 1
 
 FindPeople = Callable[[Frame], Detections]
 
@@ -44,23 +61,25 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sightings that go through the encoder together, with their crops.
+    """Sightings of one frame, or of some images, with their crops.
 
     Attributes:
         sightings: B of them.
         crops: (B, H, W, 3) uint8 of the encoder's size.
         times: what was spent on them so far.
+        pts_s: time of the frame in seconds; None for images.
     """
 
     sightings: Sequence[Sighting]
     crops: NDArray[np.uint8]
     times: StageTimes = field(default_factory=StageTimes)
+    pts_s: float | None = None
 
 
 def people_in_frames(
     frames: Iterable[Frame], find: FindPeople, size: tuple[int, int], camera: str | None = None
 ) -> Iterator[Batch]:
-    """Yield one batch for every frame in which there is anybody.
+    """Yield one batch for every frame; it is empty where there is nobody.
 
     Args:
         frames: decoded pictures.
@@ -73,33 +92,104 @@ def people_in_frames(
         with times.stage("detect"):
             people = find(frame)
         people = people[has_area(people.boxes, *frame.image.shape[:2])]
-        if not len(people):
-            continue
         with times.stage("crop"):
             crops = cut(frame.image, people.boxes, *size)
-        yield Batch([_sighting(frame, people, row, camera) for row in range(len(people))], crops, times)
+        yield Batch([_sighting(frame, people, row, camera) for row in range(len(people))], crops, times, frame.pts_s)
 
 
 def people_in_crops(crops: Iterable[Crop], size: tuple[int, int], camera: str | None = None) -> Iterator[Batch]:
-    """Yield the images of a folder in batches; a camera given here outdoes those in the file names."""
+    """Yield the images of a folder in batches, the first one alone; a camera given here outdoes those in the names."""
     images = iter(crops)
-    while part := list(islice(images, MAX_BATCH)):
+    sizes = chain([1], repeat(MAX_BATCH))
+    while part := list(islice(images, next(sizes))):
         times = StageTimes()
         with times.stage("crop"):
             pixels = np.stack([resize(crop.image, *size) for crop in part])
         yield Batch([_whole_image(crop, camera) for crop in part], pixels, times)
 
 
-def watch(batches: Iterable[Batch], pipeline: Pipeline, source: str) -> Iterator[Event]:
-    """Identify the people of every batch; yields an event a person, in order."""
-    for batch in batches:
-        cameras = [sighting.camera for sighting in batch.sightings]
-        answers = pipeline.identify(batch.crops, cameras, batch.times)
-        for sighting, answer in zip(batch.sightings, answers, strict=True):
-            yield _event(source, sighting, answer, batch.times)
+def watch(batches: Iterable[Batch], pipeline: Pipeline, source: str, *, live: bool = False) -> Generator[Event]:
+    """Identify the people of every batch; yields an event a person, in order.
+
+    Close it (`contextlib.closing`) where it may be left before its end.
+
+    Args:
+        batches: from `people_in_frames` or `people_in_crops`; run in a thread of its own.
+        pipeline: who identifies them.
+        source: name of the source.
+        live: let nobody wait for people of later frames; else the same source gives the same batches every time.
+    """
+    with ExitStack() as stack:
+        people = stack.enter_context(Ahead(batches, _CROPS_AHEAD, "find people", _weight))
+        encoded = stack.enter_context(Ahead(_encoded(people, pipeline, live), _ENCODED_AHEAD, "encode"))
+        stack.callback(people.stop)  # first of all, so that the encoding thread does not wait for more people
+        for group in encoded:
+            answers = [answer for query in group.queries for answer in pipeline.match(query, group.times)]
+            yield from _events_of(group, answers, source)
 
 
-def _event(source: str, sighting: Sighting, answer: Identification, times: StageTimes) -> Event:
+@dataclass(frozen=True)
+class _Encoded:
+    """Batches that were encoded together, their features, and the times of what they shared."""
+
+    batches: Sequence[Batch]
+    queries: Sequence[Features]
+    times: StageTimes
+
+
+def _weight(batch: Batch) -> int:
+    return max(1, len(batch.sightings))
+
+
+def _encoded(people: Ahead[Batch], pipeline: Pipeline, live: bool) -> Iterator[_Encoded]:
+    for group in _joined(people, live):
+        times = StageTimes()
+        crops = np.concatenate([batch.crops for batch in group])
+        cameras = [sighting.camera for batch in group for sighting in batch.sightings]
+        yield _Encoded(group, list(pipeline.encode(crops, cameras, times)), times)
+
+
+def _joined(people: Ahead[Batch], live: bool) -> Iterator[list[Batch]]:
+    """Put batches together that share a run of the encoder."""
+    alone = not live  # the very first batch of a recording: nothing is to delay the first event
+    for first in people:
+        if not first.sightings:
+            continue
+        group, count = [first], len(first.sightings)
+        while count < MAX_BATCH and not alone:
+            try:
+                batch = people.take(wait=not live, fits=partial(_fits, first, count))
+            except Exception:  # it comes again at its place, after the people before it
+                break
+            if batch is None:
+                break
+            if batch.sightings:
+                group.append(batch)
+                count += len(batch.sightings)
+        yield group
+        alone = False
+
+
+def _fits(first: Batch, count: int, batch: Batch) -> bool:
+    """Whether a batch may join those from `first` on, `count` people so far."""
+    if batch.pts_s is None or first.pts_s is None:
+        return False
+    return count + len(batch.sightings) <= MAX_BATCH and batch.pts_s - first.pts_s <= JOINED_S
+
+
+def _events_of(group: _Encoded, answers: Sequence[Identification], source: str) -> Iterator[Event]:
+    """Events in order; of the time of shared stages each batch has the share of its people."""
+    at = 0
+    for batch in group.batches:
+        count = len(batch.sightings)
+        share = count / len(answers)
+        times = batch.times.ms | {name: share * ms for name, ms in group.times.ms.items()}
+        for sighting, answer in zip(batch.sightings, answers[at : at + count], strict=True):
+            yield _event(source, sighting, answer, times)
+        at += count
+
+
+def _event(source: str, sighting: Sighting, answer: Identification, times: dict[str, float]) -> Event:
     return Event(
         source=source,
         camera=sighting.camera,
@@ -115,7 +205,7 @@ def _event(source: str, sighting: Sighting, answer: Identification, times: Stage
             events.Neighbour(entry=near.entry, identity=near.identity, distance=near.distance)
             for near in answer.neighbours
         ),
-        stage_ms=times.ms,
+        stage_ms=times,
     )
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,7 @@ from runtime.errors import SourceError
 
 if TYPE_CHECKING:
     from runtime.pipeline import Pipeline
+    from runtime.sources import Frame
     from runtime.stream import Batch
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ def run(
     ] = None,
     engine: Annotated[str, typer.Option(help="Inference engine.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of one run of the engine.")] = None,
+    reconnect: Annotated[
+        bool, typer.Option("--reconnect/--no-reconnect", help="Connect again to a stream that breaks off or freezes.")
+    ] = True,
     out: Annotated[Path | None, typer.Option(help="File of JSON lines to append to; default: standard output.")] = None,
 ) -> None:
     """Watch SOURCE and emit who is seen, one JSON object a line."""
@@ -42,7 +46,7 @@ def run(
     from runtime.gallery import Gallery
     from runtime.pipeline import Pipeline
     from runtime.sinks import JsonLines
-    from runtime.sources import shown
+    from runtime.sources import is_url, shown
     from runtime.speed import warn_if_slower
     from runtime.stream import watch
 
@@ -50,16 +54,17 @@ def run(
     given = {"refine": refine, "neighbours": neighbours, "alpha": 0.0 if no_emd else alpha}
     given["min_similarity"] = min_similarity
     settings = opened.manifest.matching.model_copy(update={name: v for name, v in given.items() if v is not None})
-    with ExitStack() as stack:
+    # The source is closed before the threads that read from it: they end once they find it closed.
+    with ExitStack() as stack, ExitStack() as sources:
         entries = stack.enter_context(closing(Gallery.open(gallery, opened.binding)))
         pipeline = Pipeline(opened, entries, settings, engine, threads)
         warn_if_slower(opened, engine, threads)
-        entries.warm_up()
-        batches = _batches(stack, source, pipeline, detector, boxes, detector_threshold, camera)
+        batches = _batches(sources, source, pipeline, detector, boxes, detector_threshold, camera, reconnect)
         sink = stack.enter_context(JsonLines(out))
+        events = stack.enter_context(closing(watch(batches, pipeline, shown(source), live=is_url(source))))
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service stop ends as cleanly as Ctrl-C
         try:
-            for event in watch(batches, pipeline, shown(source)):
+            for event in events:
                 if not sink.write(event):
                     break
         except KeyboardInterrupt:
@@ -75,10 +80,11 @@ def _batches(
     boxes: Path | None,
     threshold: float,
     camera: str | None,
+    reconnect: bool,
 ) -> "Iterator[Batch]":
     """Open the source and say how people are found in it."""
     from runtime.detection.detector import Detector
-    from runtime.sources import is_url, open_crops, open_frames, read_mot
+    from runtime.sources import is_url, open_crops, read_mot
     from runtime.stream import people_in_crops, people_in_frames
 
     preprocessing = pipeline.bundle.manifest.preprocessing
@@ -93,9 +99,17 @@ def _batches(
         )
     if boxes is not None:
         found = read_mot(boxes)
-        frames = stack.enter_context(open_frames(source))
+        frames = _frames(stack, source, reconnect)
         return people_in_frames(frames, lambda frame: found.at(frame.index), size, camera)
     assert detector is not None  # noqa: S101 (for the type checker: one of the two is given)
     finder = Detector.open(detector, threshold=threshold)
-    frames = stack.enter_context(open_frames(source))
+    frames = _frames(stack, source, reconnect)
     return people_in_frames(frames, lambda frame: finder.detect(frame.image), size, camera)
+
+
+def _frames(stack: ExitStack, source: str, reconnect: bool) -> "Iterable[Frame]":
+    from runtime.sources import LiveFrames, is_url, on_time, open_frames
+
+    stream = LiveFrames(source) if reconnect and is_url(source) else open_frames(source)
+    stack.callback(stream.close)
+    return on_time(stream, stream.name) if stream.paced else stream

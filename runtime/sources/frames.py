@@ -1,6 +1,8 @@
 """Frames of a video file or a stream, one at a time, each with the time the video itself gives it."""
 
 import logging
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,6 +24,9 @@ log = logging.getLogger(__name__)
 # A recording whose last frame is this long before the end that its header promises was cut short.
 MISSING_END_S = 1.0
 
+# FFmpeg's names of streams that come as files of some seconds each.
+_SEGMENTED = {"hls", "dash"}
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -41,9 +46,13 @@ class Frame:
 class VideoFrames:
     """An opened video or stream: iterate over it once, inside a `with` block. Holds one frame at a time.
 
+    Another thread than the one that iterates may close it: iteration then ends.
+
     Attributes:
         name: the source as it may be shown; passwords are masked.
         live: whether it is a stream.
+        endless: whether it is a stream that says of no end: a camera, not a recording on a server.
+        paced: whether it is endless and comes at the pace of the clock, not in segments.
         damaged: packets and frames that could not be decoded so far.
     """
 
@@ -51,14 +60,20 @@ class VideoFrames:
         self.name = shown(source)
         self.live = is_url(source)
         self.damaged = 0
+        self._timeout_s = timeout_s
+        self._busy = threading.Lock()  # held by whoever is inside FFmpeg
+        self._closed = False
         self._container = open_container(source, timeout_s)
         try:
             self._stream = video_stream(self._container, self.name)
         except SourceError:
             self._container.close()
             raise
+        self.endless = self.live and self._container.duration is None
+        self.paced = self.endless and not _SEGMENTED & set(self._container.format.name.split(","))
         self._decoded = 0
         self._last_s: float | None = None
+        self._moved_at = time.monotonic()  # when the time of the pictures last went on
 
     def __enter__(self) -> "VideoFrames":
         return self
@@ -69,8 +84,13 @@ class VideoFrames:
         self.close()
 
     def close(self) -> None:
-        """Close the file or connection."""
-        self._container.close()
+        """Close the file or connection; a thread that is reading from it does so itself as soon as it is back."""
+        self._closed = True
+        if self._busy.acquire(blocking=False):
+            try:
+                self._container.close()
+            finally:
+                self._busy.release()
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield what can be decoded; a damaged or missing end is logged once, when the end is reached.
@@ -78,8 +98,10 @@ class VideoFrames:
         Raises:
             SourceError: a stream falls silent or breaks, frames have no time, or nothing at all can be decoded.
         """
-        for packet in self._packets():
-            for picture in self._decode(packet):
+        packets = self._container.demux(self._stream)
+        self._moved_at = time.monotonic()
+        while (pictures := self._next(packets)) is not None:
+            for picture in pictures:
                 index, self._decoded = self._decoded, self._decoded + 1
                 if picture.time is None and self._last_s is None:
                     raise SourceError(f"{self.name} gives its frames no time (a raw stream?): put it into MP4 or MKV")
@@ -87,17 +109,29 @@ class VideoFrames:
                 if picture.is_corrupt or picture.time is None:
                     self.damaged += 1
                     continue
-                self._last_s = picture.time
+                stands_still, self._last_s = picture.time == self._last_s, picture.time
                 yield Frame(_upright(picture), picture.time, index)
-        self._report_end()
+                if not stands_still:
+                    self._moved_at = time.monotonic()  # the time that the caller took is not the camera's
+            if self.live and time.monotonic() - self._moved_at > self._timeout_s:
+                raise SourceError(f"stream {self.name} is frozen: packets come, but no new picture")
+        if not self._closed:
+            self._report_end()
 
-    def _packets(self) -> Iterator["Packet[VideoStream]"]:
-        try:
-            yield from self._container.demux(self._stream)
-        except av.error.FFmpegError as error:
-            if self.live:
-                raise SourceError(f"stream {self.name} broke off: {cause(error)}") from error
-            self.damaged += 1  # of a file, what came before the broken place is good
+    def _next(self, packets: Iterator["Packet[VideoStream]"]) -> list[VideoFrame] | None:
+        """Pictures of the next packet; None at the end, and once somebody has closed the container."""
+        with self._busy:
+            try:
+                packet = None if self._closed else next(packets, None)
+                return None if packet is None else self._decode(packet)
+            except av.error.FFmpegError as error:
+                if self.live and not self._closed:
+                    raise SourceError(f"stream {self.name} broke off: {cause(error)}") from error
+                self.damaged += 1  # of a file, what came before the broken place is good
+                return None
+            finally:
+                if self._closed:
+                    self._container.close()
 
     def _decode(self, packet: "Packet[VideoStream]") -> list[VideoFrame]:
         try:
