@@ -110,8 +110,9 @@ def build_gallery(
     with whole_folder(out, overwrite=overwrite, markers=(DATABASE_NAME,), error=GalleryError) as beside:
         images = read_labelled(source)
         with Gallery.create(beside, bundle.binding, facts.embed_dim, patches, settings=settings) as gallery:
-            result = _add(
-                gallery, bundle, images, engine, batch, progress, NewEntry("-", expires_at=expires_at), actor, reason
+            encoder = Encoder(bundle, sparse=False, engine=engine)
+            result = add_encoded(
+                gallery, bundle, encoder, images, batch, progress, expires_at=expires_at, actor=actor, reason=reason
             )
             gallery.fold()
         if not result.added:
@@ -138,24 +139,28 @@ def add_images(
     if differences := gallery.binding.differences(bundle.binding):
         raise GalleryError(f"{gallery.folder} was made by another bundle: {'; '.join(differences)}")
     images = read_labelled(Path(source))
-    blank = NewEntry("-", expires_at=expires_at)
-    return _add(gallery, bundle, images, engine, batch, progress, blank, actor, reason)
+    encoder = Encoder(bundle, sparse=False, engine=engine)
+    return add_encoded(
+        gallery, bundle, encoder, images, batch, progress, expires_at=expires_at, actor=actor, reason=reason
+    )
 
 
-def _add(
+def add_encoded(
     gallery: Gallery,
     bundle: Bundle,
+    encoder: Encoder,
     images: Sequence[LabelledImage],
-    engine: str,
-    batch: int,
-    progress: Progress | None,
-    blank: NewEntry,
-    actor: str | None,
-    reason: str,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+    *,
+    expires_at: float | None = None,
+    actor: str | None = None,
+    reason: str = "",
 ) -> IndexResult:
+    """Add images with an encoder that is loaded already; see `add_images`."""
     if batch < 1:
         raise GalleryError(f"a batch of {batch} images is none: give at least 1")
-    encoder = Encoder(bundle, sparse=False, engine=engine)
+    blank = NewEntry("-", expires_at=expires_at)
     loading = _Loading(gallery, bundle, images, progress, ahead=_BATCHES_AHEAD * batch)
     with _Writing(gallery, blank, actor, reason) as writing, closing(iter(loading)) as decoded:
         while group := list(islice(decoded, batch)):
