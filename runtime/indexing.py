@@ -15,7 +15,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +26,12 @@ from runtime.encoder import Encoder, Features
 from runtime.errors import GalleryError, ImageError
 from runtime.folders import whole_folder
 from runtime.gallery.catalogue import DATABASE_NAME
+from runtime.gallery.codecs import FULL_TOKENS
+from runtime.gallery.conversion import FULL
 from runtime.gallery.gallery import DEFAULT_SETTINGS, Gallery
 from runtime.gallery.records import AddResult, NewEntry, Settings
 from runtime.images import check_file, read_image, resize
+from runtime.token_store import choose_codec
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ def build_gallery(
     bundle: Bundle,
     source: Path,
     out: Path,
-    tokens: Literal["full", "cls"] = "full",
+    tokens: str = FULL,
     engine: str = "auto",
     batch: int = BATCH,
     progress: Progress | None = None,
@@ -89,7 +91,7 @@ def build_gallery(
         bundle: whose dense encoder makes the entries.
         source: see `runtime.datasets.read_labelled`.
         out: folder to make.
-        tokens: "cls" stores no patch tokens.
+        tokens: "float16" (or "full"), "int8", "svd-R", or "cls" for no patch tokens; see docs/gallery.md.
         engine: see `runtime.engines.open_engine`.
         batch: images of one run of the encoder.
         progress: told of each batch.
@@ -106,10 +108,13 @@ def build_gallery(
     """
     source, out = Path(source), Path(out)
     facts = bundle.manifest.model
-    patches = facts.patches if tokens == "full" else 0
     with whole_folder(out, overwrite=overwrite, markers=(DATABASE_NAME,), error=GalleryError) as beside:
         images = read_labelled(source)
-        with Gallery.create(beside, bundle.binding, facts.embed_dim, patches, settings=settings) as gallery:
+        codec = choose_codec(bundle, images, tokens, engine, batch)
+        patches = 0 if codec is None else facts.patches
+        with Gallery.create(
+            beside, bundle.binding, facts.embed_dim, patches, codec=codec or FULL_TOKENS, settings=settings
+        ) as gallery:
             encoder = Encoder(bundle, sparse=False, engine=engine)
             result = add_encoded(
                 gallery, bundle, encoder, images, batch, progress, expires_at=expires_at, actor=actor, reason=reason

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,18 +17,15 @@ if TYPE_CHECKING:
 app = typer.Typer(name="index", help="Build, change and check galleries of known people.", no_args_is_help=True)
 
 
-class TokenChoice(str, Enum):
-    """What a gallery keeps of each image."""
-
-    FULL = "full"
-    CLS = "cls"
-
-
 SourceArgument = Annotated[
     Path, typer.Argument(help="Folder in Market-1501 naming, folder of folders (one a person), or CSV.")
 ]
 GalleryArgument = Annotated[Path, typer.Argument(help="The gallery's folder.")]
 BundleOption = Annotated[Path, typer.Option(help="Bundle whose encoder makes the entries.")]
+TokensOption = Annotated[
+    str,
+    typer.Option(help="How patch tokens are stored: float16, int8, svd-R (R bytes a token), or cls for none at all."),
+]
 EngineOption = Annotated[str, typer.Option(help="Inference engine; auto takes the best there is.")]
 BatchOption = Annotated[int, typer.Option(help="Images of one run of the encoder.")]
 TtlOption = Annotated[float | None, typer.Option(help="Days until the entries expire; without it they stay.")]
@@ -42,9 +38,7 @@ def build(
     source: SourceArgument,
     bundle: BundleOption,
     out: Annotated[Path, typer.Option(help="Folder of the new gallery.")],
-    tokens: Annotated[TokenChoice, typer.Option(help="cls stores no patch tokens: small, less exact.")] = (
-        TokenChoice.FULL
-    ),
+    tokens: TokensOption = "float16",
     engine: EngineOption = "auto",
     batch: BatchOption = 16,
     ttl_days: TtlOption = None,
@@ -61,7 +55,7 @@ def build(
             Bundle.open(bundle),
             source,
             out,
-            tokens.value,
+            tokens,
             engine,
             batch,
             progress,
@@ -181,6 +175,29 @@ def compact(gallery: GalleryArgument, actor: ActorOption = None, reason: ReasonO
     typer.echo(
         f"{gallery}: {done.segments} segments rewritten, {done.bytes_before / 1e6:.1f} MB before, "
         f"{done.bytes_after / 1e6:.1f} MB after"
+    )
+
+
+@app.command()
+def convert(
+    gallery: GalleryArgument,
+    out: Annotated[Path, typer.Option(help="Folder of the new gallery.")],
+    tokens: TokensOption,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the gallery at OUT.")] = False,
+    actor: ActorOption = None,
+    reason: ReasonOption = "",
+) -> None:
+    """Write a gallery anew with its patch tokens stored in another way; the old one stays."""
+    from runtime.gallery import Gallery
+    from runtime.gallery.conversion import convert_gallery
+
+    with Gallery.open(gallery) as source:
+        before = source.info().bytes
+        count = convert_gallery(source, out, tokens, overwrite=overwrite, actor=actor, reason=reason)
+    with Gallery.open(out) as made:
+        after = made.info().bytes
+    typer.echo(
+        f"{out}: {_count(count, 'entry', 'entries')}, {after / 1e6:.1f} MB where {gallery} has {before / 1e6:.1f}"
     )
 
 

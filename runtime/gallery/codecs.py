@@ -56,6 +56,12 @@ class TokenCodec:
             ]
         )
 
+    def same_as(self, other: "TokenCodec") -> bool:
+        """Whether records of one are records of the other."""
+        if self.basis is None or other.basis is None:
+            return self.basis is other.basis
+        return self.name == other.name and np.array_equal(self.basis, other.basis)
+
     def patches_of(self, record: NDArray[np.void]) -> int:
         """N of a record."""
         return int(record["tokens" if self.basis is None else "codes"].shape[-2])

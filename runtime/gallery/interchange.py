@@ -68,16 +68,22 @@ def merge(gallery: "Gallery", other: "Gallery", actor: str | None, reason: str) 
         raise GalleryError(f"{other.folder} keeps other tokens than {gallery.folder}: {other.layout.patches} patches")
     if not len(other):
         return AddResult(())
-    snapshot = other.snapshot()
+    return add_from(gallery, other.snapshot(), actor, reason)
+
+
+def add_from(gallery: "Gallery", snapshot: Snapshot, actor: str | None, reason: str) -> AddResult:
+    """Add the entries of a snapshot; tokens go over as they are stored where both galleries store them alike."""
+    alike = gallery.layout.codec.same_as(snapshot.layout.codec)
     results = []
     for at in range(0, len(snapshot), _AT_ONCE):
         rows = snapshot.rows.take(np.arange(at, min(at + _AT_ONCE, len(snapshot))))
-        tokens = snapshot.tokens(rows.ids)
+        stored = snapshot.stored(rows.ids)
+        patches: NDArray[np.floating] | NDArray[np.void] | None = None
+        if gallery.layout.patches and stored.records is not None:
+            patches = np.stack(stored.records) if alike else stored.patches(range(len(rows)))
         records = [_record(text, expires) for text, expires in zip(rows.texts, rows.expires.tolist(), strict=True)]
         descriptor = next(_vectors(snapshot, 1, at))
-        results.append(
-            gallery.add(records, tokens.cls, descriptor, tokens.patches, actor=actor, reason=reason, fold=False)
-        )
+        results.append(gallery.add(records, stored.cls, descriptor, patches, actor=actor, reason=reason, fold=False))
     return _finish(gallery, results)
 
 

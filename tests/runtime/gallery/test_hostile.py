@@ -58,9 +58,9 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path, name: str) -> 
 def test_newer_format_is_refused(tmp_path: Path) -> None:
     create(tmp_path / "g", range(3)).close()
     connection = sqlite3.connect(tmp_path / "g" / "gallery.db")
-    connection.execute("PRAGMA user_version=2")
+    connection.execute("PRAGMA user_version=3")
     connection.close()
-    with pytest.raises(GalleryError, match="has format 2, this fpc-deploy reads up to 1: upgrade"):
+    with pytest.raises(GalleryError, match="has format 3, this fpc-deploy reads up to 2: upgrade"):
         reopen(tmp_path / "g")
 
 
