@@ -116,6 +116,7 @@ def _show(console: "Console", reports: "Sequence[Report]") -> None:
             highlight=False,
             soft_wrap=True,
         )
+    console.print(f"run, whose stages work side by side: {first.run_crops_per_s:.1f} crops a second", highlight=False)
     console.print(
         "floor: products at the best rate seen, or reading at the best bandwidth, whichever takes longer",
         soft_wrap=True,

@@ -68,9 +68,10 @@ def _lines(first: Report, second: Report) -> Iterator[Line]:
     for name in STAGES:
         a, b = first.stages[name].p50_ms, second.stages[name].p50_ms
         yield Line(name, "ms", a, b, _ratio(a, b))
-    yield Line(
-        "crops per second", "1/s", first.crops_per_s, second.crops_per_s, _ratio(second.crops_per_s, first.crops_per_s)
-    )
+    rates = {"crops per second": "crops_per_s", "the same in run": "run_crops_per_s"}
+    for name, field in rates.items():
+        a, b = getattr(first, field), getattr(second, field)
+        yield Line(name, "1/s", a, b, _ratio(b, a))
     yield Line(
         "cold start", "s", first.cold_start_s, second.cold_start_s, _ratio(first.cold_start_s, second.cold_start_s)
     )

@@ -23,12 +23,14 @@ class Measured:
         cold_start_s: from its start to its first identified crop.
         batches: milliseconds of each batch by stage, with `total`.
         peak_rss_mb: most memory it had resident.
+        run_crops_per_s: through the loop of `run`; None if that was not asked for.
         warnings: what it logged.
     """
 
     cold_start_s: float
     batches: Sequence[dict[str, float]]
     peak_rss_mb: float
+    run_crops_per_s: float | None
     warnings: tuple[str, ...]
 
 
@@ -57,7 +59,8 @@ def run_process(task: Task) -> Measured:
     if "done" not in answers:
         raise FpcError(f"the measured process ended before it was done: {lines[-1] if lines else 'it said nothing'}")
     done = answers["done"]
-    return Measured(cold_start_s, done["batches"], done["peak_rss_mb"], tuple(warnings))  # type: ignore[arg-type]
+    figures = (done["batches"], done["peak_rss_mb"], done["run_crops_per_s"])
+    return Measured(cold_start_s, *figures, tuple(warnings))  # type: ignore[arg-type]
 
 
 def _events(task: Task, said: IO[str]) -> Generator[tuple[str, dict[str, object]], None, None]:

@@ -49,6 +49,7 @@ class Report(BaseModel):
         crops_per_s: through the whole path, one batch after the other, after warm-up.
         cold_start_s: from the start of a fresh process to its first identified crop (files lie in the page cache).
         peak_rss_mb: most memory that process had resident, in units of 10^6 bytes, mapped files included.
+        run_crops_per_s: through the loop of `run`, whose stages run side by side in batches of its own.
         schema_name: version of this form.
         made_at: ISO 8601, UTC.
         versions: of what computes, by package.
@@ -74,6 +75,7 @@ class Report(BaseModel):
     crops_per_s: float
     cold_start_s: float
     peak_rss_mb: float
+    run_crops_per_s: float
     schema_name: str = SCHEMA
     made_at: str
     versions: dict[str, str]

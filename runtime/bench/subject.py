@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.bench.throughput import run_crops_per_s
 from runtime.bundle import Bundle
 from runtime.errors import FpcError
 from runtime.gallery import Gallery
@@ -41,6 +42,7 @@ class Task:
         threads: likewise.
         repeats: batches to measure; None measures for `seconds`.
         seconds: to measure for.
+        run_too: then measure the loop of `run`, whose batches are its own.
     """
 
     bundle: str
@@ -51,6 +53,7 @@ class Task:
     threads: int | None
     repeats: int | None
     seconds: float
+    run_too: bool = False
 
 
 def main() -> None:
@@ -80,7 +83,9 @@ def measure(task: Task) -> None:
         start = time.perf_counter()
         while not _enough(task, len(taken), time.perf_counter() - start):
             taken.append(identify(pipeline, next(batches)))
-        say(event="done", batches=taken, peak_rss_mb=peak_rss_mb())
+        peak = peak_rss_mb()
+        rate = run_crops_per_s(pipeline, pictures, task.repeats, task.seconds) if task.run_too else None
+        say(event="done", batches=taken, peak_rss_mb=peak, run_crops_per_s=rate)
 
 
 def identify(pipeline: Pipeline, pictures: Sequence[Path]) -> dict[str, float]:

@@ -19,6 +19,7 @@ def report(**changes: object) -> Report:
         crops_per_s=10,
         cold_start_s=2,
         peak_rss_mb=500,
+        run_crops_per_s=12,
         made_at="2026-01-01T00:00:00+00:00",
         versions={"numpy": "2.0"},
         threads=None,

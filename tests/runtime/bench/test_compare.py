@@ -8,12 +8,15 @@ from tests.runtime.bench.reports import report
 
 
 def test_ratios_say_how_many_times_better_the_second_is() -> None:
-    before = report(crops_per_s=10, cold_start_s=6, peak_rss_mb=900)
+    before = report(crops_per_s=10, run_crops_per_s=8, cold_start_s=6, peak_rss_mb=900)
     twice = {name: one.model_copy(update={"p50_ms": one.p50_ms / 2}) for name, one in before.stages.items()}
-    [comparison] = compare([before], [report(stages=twice, crops_per_s=40, cold_start_s=2, peak_rss_mb=1800)])
+    [comparison] = compare(
+        [before], [report(stages=twice, crops_per_s=40, run_crops_per_s=40, cold_start_s=2, peak_rss_mb=1800)]
+    )
     better = {line.name: line.better for line in comparison.lines}
     assert list(better)[:7] == ["preprocess", "encode", "search", "emd", "decode", "rank", "total"]
     assert set(list(better.values())[:7]) == {2}
+    assert better["the same in run"] == 5
     assert (better["crops per second"], better["cold start"], better["peak memory"]) == (4, 3, 0.5)
 
 

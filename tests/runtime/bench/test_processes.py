@@ -27,6 +27,7 @@ def test_a_process_says_what_it_took(tiny_bundle: Bundle, tmp_path: Path) -> Non
         assert stages.keys() >= {"preprocess", "encode", "search", "emd", "decode", "rank"}
         assert 0 < max(stages.values()) < batch["total"]
     assert taken.cold_start_s > 0
+    assert taken.run_crops_per_s is None
     assert 20 < taken.peak_rss_mb < 2000
     assert ["10 neighbours were asked for" in warning for warning in taken.warnings] == [True]
 
