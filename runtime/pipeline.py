@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle import Bundle, MatchSettings
 from runtime.encoder import Encoder, Features
+from runtime.engines.selection import resolve_engine
 from runtime.errors import BundleError, GalleryError
 from runtime.gallery.protocol import GalleryReader
 from runtime.matching import Consolidator, Matcher, Neighbours
@@ -95,9 +97,13 @@ class Pipeline:
         _check_graph_constants(bundle, self.settings)
         self._cameras = bundle.manifest.cameras
         self._unknown_cameras: set[str] = set()
-        self._encoder = Encoder(bundle, sparse=True, engine=engine, threads=threads)
-        self._matcher = Matcher(bundle, self.settings, engine, threads, gallery)
-        self._consolidator = Consolidator(bundle, engine, threads, gallery) if bundle.has("decoder") else None
+        resolve_engine(bundle, "query_encoder", engine, threads)  # measures, where it has to, while nothing else runs
+        # To read, hash and compile the graphs is most of a start: they are opened side by side.
+        with ThreadPoolExecutor(2, "open") as pool:
+            encoder = pool.submit(Encoder, bundle, sparse=True, engine=engine, threads=threads)
+            matcher = pool.submit(Matcher, bundle, self.settings, engine, threads, gallery)
+            self._consolidator = Consolidator(bundle, engine, threads, gallery) if bundle.has("decoder") else None
+        self._encoder, self._matcher = encoder.result(), matcher.result()
         if len(gallery) < self.settings.neighbours:
             log.warning(
                 "the gallery has %d entries, %d neighbours were asked for", len(gallery), self.settings.neighbours
