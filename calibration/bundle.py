@@ -11,7 +11,8 @@ import onnx
 from calibration.crops import CalibrationSet, load_calibration_set
 from calibration.derive import derive_bundle
 from calibration.gate import Verdict, judge
-from calibration.int8 import METHODS, Method, collect_ranges, to_int8
+from calibration.int8 import quantise
+from calibration.ranges import METHODS, Method
 from runtime.bundle import Bundle, GraphName
 from runtime.errors import SourceError
 
@@ -33,7 +34,7 @@ class CalibrateOptions:
         overwrite: replace a bundle that is already there.
     """
 
-    method: Method = "percentile"
+    method: Method = "error"
     count: int = 512
     seed: int = 0
     allow_loss: bool = False
@@ -81,8 +82,7 @@ def calibrate_bundle(
         model = onnx.load(before)
         with tempfile.TemporaryDirectory() as scratch:
             camera = source.manifest.cameras.unknown
-            ranges = collect_ranges(model, data.crops, camera, options.method, Path(scratch))
-        onnx.save(to_int8(model, ranges), after)
+            onnx.save(quantise(model, data.crops, camera, options.method, Path(scratch)), after)
 
     def compare(reference: Bundle, candidate: Bundle) -> Verdict:
         people = "" if data.labels is None else f" of {len(set(data.labels[0].identity))} people"

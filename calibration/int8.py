@@ -4,85 +4,119 @@ ONNX Runtime's quantiser writes the nodes. ModelOpt writes the same form, but ne
 holds onnx at 1.21 and onnxruntime-gpu at 1.24. Quantised are products with weights that run over all tokens, nine
 tenths of the work. Attention products stay as they are, and so do the patch embedding, a convolution that ONNX
 Runtime's CPU provider would still run in float32, and the one-row head behind the descriptor.
+
+What is done for accuracy, each measured on the demo model (relative error of [cls], between crops):
+
+* ranges by the error of the product that reads them, rather than of the values: 0.048 to 0.036;
+* the mean error of every product goes into its bias: 0.030;
+* values behind a GELU, which reach 30 times as far above 0 as below, are shifted into the middle of int8: 0.023.
+
+Left out, as they gained less than 5 %: SmoothQuant's scaling of channels, and rounding weights with error feedback.
 """
 
-import contextlib
-import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from runtime.engines import open_engine
+from calibration.ranges import Activation, Method, Scale, collect_activations
 
-Method = Literal["minmax", "entropy", "percentile"]
-METHODS: tuple[Method, ...] = get_args(Method)
-
-BATCH = 4
-"""Crops encoded at once: all activations of a ViT-B for 4 crops are 230 MB."""
-PERCENTILE = 99.99
-"""Share of activations, by magnitude, that the range covers; the rest saturates."""
-BINS = 1024
-QUANTISED_BINS = 128
-"""Bins of the histograms, and levels of a magnitude in int8, for which entropy is compared; twice the bins take four
-times as long."""
-STRIDE = 7
-"""Histograms count every seventh value: seven has no factor in common with a width, so that every channel is seen."""
+SHARES = tuple(np.linspace(0.3, 1.0, 15))
+"""Shares of the range that was seen among which the best is chosen."""
+ERROR_ROWS = 256
+"""Tokens that this is judged by."""
 
 
-def quantised_nodes(model: ModelProto) -> list[NodeProto]:
+def quantise(model: ModelProto, crops: NDArray[np.uint8], camera: int, method: Method, scratch: Path) -> ModelProto:
+    """Return an encoder graph in int8.
+
+    Args:
+        model: float32 graph.
+        crops: (n, H, W, 3) uint8 to calibrate with.
+        camera: index passed with every crop.
+        method: how ranges come from activations, see `calibration.ranges`.
+        scratch: folder for a copy of the graph.
+    """
+    products = quantised_products(model)
+    names = list(dict.fromkeys(product.activation for product in products))
+    found = collect_activations(model, names, crops, camera, method, scratch)
+    scales = {name: Scale.covering(seen.low, seen.high) for name, seen in found.items()}
+    if method == "error":
+        scales = {name: least_error(found[name], _weights(products, name)) for name in names}
+    return to_int8(model, scales, {name: seen.rows for name, seen in found.items()})
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product that is quantised, and the addition of its bias.
+
+    Attributes:
+        node: the MatMul.
+        activation: name of its left operand.
+        weight: (d, e) float32.
+        bias: name of the constant that is added to it; None where there is none.
+    """
+
+    node: NodeProto
+    activation: str
+    weight: NDArray[np.float32]
+    bias: str | None
+
+
+def quantised_products(model: ModelProto) -> list[Product]:
     """Return the products that are quantised: with a constant matrix, over more than one token."""
-    sizes = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
     shapes = {value.name: value.type.tensor_type.shape.dim for value in model.graph.value_info}
+    readers: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
     found = []
     for node in model.graph.node:
-        if node.op_type != "MatMul" or sizes.get(node.input[1]) != 2:
-            continue
+        weight = constants.get(node.input[1]) if node.op_type == "MatMul" else None
         shape = shapes.get(node.input[0])
-        if shape is None or len(shape) < 2 or shape[-2].dim_value != 1:
-            found.append(node)
+        if weight is None or len(weight.dims) != 2 or (shape and len(shape) > 1 and shape[-2].dim_value == 1):
+            continue
+        following = readers.get(node.output[0], [])
+        added = [name for name in following[0].input if name in constants] if len(following) == 1 else []
+        bias = added[0] if added and following[0].op_type == "Add" else None
+        found.append(Product(node, node.input[0], numpy_helper.to_array(weight), bias))
     return found
 
 
-def collect_ranges(
-    model: ModelProto, crops: NDArray[np.uint8], camera: int, method: Method, scratch: Path
-) -> dict[str, float]:
-    """Run an encoder over crops and return {activation: largest magnitude that int8 is to reach}.
+def least_error(seen: Activation, weights: NDArray[np.float32]) -> Scale:
+    """Return the scale whose rounding and saturation change a product least.
 
     Args:
-        model: the encoder graph.
-        crops: (n, H, W, 3) uint8.
-        camera: index passed with every crop.
-        method: `minmax` takes the largest value seen, `percentile` leaves out outliers, `entropy` minimises the
-            divergence between the values and their quantised form.
-        scratch: folder for a copy of the graph.
+        seen: the activation.
+        weights: (d, e) float32, what it is multiplied with.
     """
-    names = list(dict.fromkeys(node.input[0] for node in quantised_nodes(model)))
-    probed = ModelProto()
-    probed.CopyFrom(model)
-    probed.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    path = scratch / "probed.onnx"
-    onnx.save(probed, path)
-    engine = open_engine(path, "onnxruntime")
-    ranges = _Maxima() if method == "minmax" else _Histograms(method)
-    for start in range(0, len(crops), BATCH):
-        part = crops[start : start + BATCH]
-        answer = engine.run({"crops": part, "camera": np.full(len(part), camera, np.int64)})
-        ranges.add({name: answer[name].astype(np.float32) for name in names})
-    path.unlink()
-    return ranges.limits()
+    rows = seen.rows[:: max(1, len(seen.rows) // ERROR_ROWS)]
+
+    def error(scale: Scale) -> float:
+        change = (scale.levels(rows) + scale.offset) * np.float32(scale.step) - rows
+        return float(np.square(change @ weights, dtype=np.float64).mean())
+
+    whole = Scale.covering(seen.low, seen.high)
+    low = [1.0 if whole.offset else share for share in SHARES]  # what lies just below 0 is the bulk of such values
+    return min((Scale.covering(a * seen.low, b * seen.high) for a, b in zip(low, SHARES, strict=True)), key=error)
 
 
-def to_int8(model: ModelProto, ranges: Mapping[str, float]) -> ModelProto:
+def to_int8(
+    model: ModelProto, scales: Mapping[str, Scale], rows: Mapping[str, NDArray[np.float32]] | None = None
+) -> ModelProto:
     """Return a copy of an encoder graph with Q/DQ nodes around its products.
 
     Args:
         model: float32 graph.
-        ranges: {activation: largest magnitude}, for every activation of `quantised_nodes`.
+        scales: one for every activation of `quantised_products`.
+        rows: {activation: (n, d) float32 of its tokens}, by which biases make up for the mean error of their product;
+            None leaves the biases as they are, but for the shifts.
     """
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
@@ -90,7 +124,11 @@ def to_int8(model: ModelProto, ranges: Mapping[str, float]) -> ModelProto:
 
     copy = ModelProto()
     copy.CopyFrom(model)
-    limits = {name: TensorData(lowest=np.float32(-most), highest=np.float32(most)) for name, most in ranges.items()}
+    limits = {
+        name: TensorData(lowest=np.float32(-reached), highest=np.float32(reached))
+        for name, reached in _prepare(copy, scales, rows).items()
+    }
+    copy = onnx.shape_inference.infer_shapes(copy)  # the quantiser passes over values whose type is not recorded
     quantiser: Any = QDQQuantizer(
         copy,
         per_channel=True,
@@ -98,7 +136,7 @@ def to_int8(model: ModelProto, ranges: Mapping[str, float]) -> ModelProto:
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
-        nodes_to_quantize=[node.name for node in quantised_nodes(model)],
+        nodes_to_quantize=[product.node.name for product in quantised_products(model)],
         nodes_to_exclude=[],
         op_types_to_quantize=["MatMul"],
         extra_options={
@@ -115,44 +153,54 @@ def to_int8(model: ModelProto, ranges: Mapping[str, float]) -> ModelProto:
     return result
 
 
-class _Maxima:
-    """Largest magnitude of each activation."""
-
-    def __init__(self) -> None:
-        self._most: dict[str, float] = {}
-
-    def add(self, values: Mapping[str, NDArray[np.float32]]) -> None:
-        for name, value in values.items():
-            self._most[name] = max(self._most.get(name, 0.0), float(np.abs(value).max()))
-
-    def limits(self) -> dict[str, float]:
-        return dict(self._most)
-
-
-class _Histograms:
-    """Histograms of each activation, by ONNX Runtime's collector."""
-
-    def __init__(self, method: Method) -> None:
-        from onnxruntime.quantization.calibrate import HistogramCollector
-
-        self._collector: Any = HistogramCollector(
-            method=method,
-            symmetric=True,
-            num_bins=BINS,
-            num_quantized_bins=QUANTISED_BINS,
-            percentile=PERCENTILE,
-            scenario="same",
-        )
-
-    def add(self, values: Mapping[str, NDArray[np.float32]]) -> None:
-        with _quiet():
-            self._collector.collect({name: value.reshape(-1)[::STRIDE] for name, value in values.items()})
-
-    def limits(self) -> dict[str, float]:
-        with _quiet():
-            found: dict[str, Iterable[Any]] = self._collector.compute_collection_result()
-        return {name: max(abs(float(low)), abs(float(high))) for name, (low, high, *_) in found.items()}
+def _prepare(
+    model: ModelProto, scales: Mapping[str, Scale], rows: Mapping[str, NDArray[np.float32]] | None
+) -> dict[str, float]:
+    """Shift activations and correct biases in place; return {activation: largest magnitude that int8 reaches}."""
+    limits: dict[str, float] = {}
+    for product in quantised_products(model):
+        scale, name = scales[product.activation], product.activation
+        if product.bias is None:
+            # nothing can make up for a shift: what lies above 0 decides
+            limits[name] = 127 * scale.step * (2 if scale.offset else 1)
+            continue
+        step = np.abs(product.weight).max(axis=0) / 127
+        weight = np.rint(product.weight / np.maximum(step, np.finfo(np.float32).tiny)) * step
+        missing = np.float32(scale.shift) * weight.sum(axis=0)
+        if rows is not None:
+            seen = rows[name]
+            left = (scale.levels(seen) * np.float32(scale.step)).mean(axis=0, dtype=np.float64)
+            missing = seen.mean(axis=0, dtype=np.float64) @ product.weight - left @ weight
+        _add_to_bias(model, product, missing)
+        if scale.offset:
+            name = _shifted(model, product.node, scale)
+        limits[name] = 127 * scale.step
+    return limits
 
 
-def _quiet() -> contextlib.redirect_stdout[io.StringIO]:
-    return contextlib.redirect_stdout(io.StringIO())  # the collector prints its progress
+def _add_to_bias(model: ModelProto, product: Product, amount: NDArray[np.floating[Any]]) -> None:
+    """Give a product a bias of its own: the exporter lets equal ones be one constant."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    before = numpy_helper.to_array(constants[str(product.bias)])
+    name = f"{product.node.name}.bias"
+    model.graph.initializer.append(numpy_helper.from_array((before + amount).astype(np.float32), name))
+    for node in model.graph.node:
+        if product.node.output[0] in node.input:
+            node.input[list(node.input).index(str(product.bias))] = name
+
+
+def _shifted(model: ModelProto, node: NodeProto, scale: Scale) -> str:
+    """Subtract the shift from the left operand of a product; return the result's name."""
+    name = f"{node.input[0]}.shifted"
+    if name not in {output for other in model.graph.node for output in other.output}:
+        constant = numpy_helper.from_array(np.array(scale.shift, np.float32), f"{name}.by")
+        model.graph.initializer.append(constant)
+        place = [other.name for other in model.graph.node].index(node.name)
+        shift = helper.make_node("Sub", [node.input[0], constant.name], [name], name=name)
+        model.graph.node.insert(place, shift)
+    node.input[0] = name
+    return name
+
+
+def _weights(products: list[Product], activation: str) -> NDArray[np.float32]:
+    return np.concatenate([product.weight for product in products if product.activation == activation], axis=1)

@@ -8,7 +8,7 @@ import onnx
 
 from calibration.derive import derive_bundle
 from calibration.gate import judge
-from calibration.int8 import collect_ranges, to_int8
+from calibration.int8 import quantise
 from export.parity import proof_crops
 from export.precision import convert_graph
 from runtime.bundle import Bundle, GraphName
@@ -29,7 +29,7 @@ def make_int8(source: Bundle, out: Path) -> Bundle:
             shutil.copyfile(before, after)
             return
         model = onnx.load(before)
-        onnx.save(to_int8(model, collect_ranges(model, crops, 3, "minmax", after.parent)), after)
+        onnx.save(quantise(model, crops, 3, "minmax", after.parent), after)
 
     held_out = np.ascontiguousarray(crops[:8])
     return derive_bundle(source, out, "int8", convert, lambda a, b: judge(a, b, held_out, crops[8:]), allow_loss=True)[

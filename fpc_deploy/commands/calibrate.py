@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 class MethodName(str, Enum):
     """How ranges come from activations."""
 
+    error = "error"
     minmax = "minmax"
     entropy = "entropy"
     percentile = "percentile"
@@ -24,7 +25,9 @@ def calibrate(
     bundle: Annotated[Path, typer.Argument(help="Float32 bundle.")],
     images: Annotated[Path, typer.Option(help="Crops of people: a folder, or a CSV list (path,identity,camera).")],
     out: Annotated[Path, typer.Option(help="Folder to make; it appears whole or not at all.")],
-    method: Annotated[MethodName, typer.Option(help="How ranges come from activations.")] = MethodName.percentile,
+    method: Annotated[
+        MethodName, typer.Option(help="How ranges come from activations: error fits each to the product that reads it.")
+    ] = MethodName.error,
     count: Annotated[int, typer.Option(help="Crops to calibrate with, spread over people and cameras.")] = 512,
     seed: Annotated[int, typer.Option(help="Of the choice of crops.")] = 0,
     allow_loss: Annotated[

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, numpy_helper
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from calibration.int8 import METHODS, Method, collect_ranges, quantised_nodes, to_int8
+from calibration.int8 import least_error, quantise, quantised_products, to_int8
+from calibration.ranges import METHODS, ROWS, Activation, Method, Scale, collect_activations
 from export.parity import proof_crops
+from fpc_deploy.commands.calibrate import MethodName
 from runtime.bundle import Bundle
 from runtime.engines import open_engine
 
@@ -22,11 +25,18 @@ def encoder(tiny_bundle: Bundle) -> ModelProto:
 
 @pytest.fixture(scope="module")
 def quantised(encoder: ModelProto, tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
-    return to_int8(encoder, collect_ranges(encoder, CROPS, 3, "minmax", tmp_path_factory.mktemp("ranges")))
+    return quantise(encoder, CROPS, 3, "error", tmp_path_factory.mktemp("ranges"))
+
+
+def activations(
+    model: ModelProto, method: Method, scratch: Path, crops: NDArray[np.uint8] = CROPS
+) -> dict[str, Activation]:
+    names = [product.activation for product in quantised_products(model)]
+    return collect_activations(model, names, crops, 3, method, scratch)
 
 
 def test_products_over_tokens_are_quantised_and_attention_is_not(encoder: ModelProto, quantised: ModelProto) -> None:
-    names = {node.name for node in quantised_nodes(encoder)}
+    names = {product.node.name for product in quantised_products(encoder)}
     assert len(names) == 3 * 4  # blocks 0 to 2: qkv, proj, fc1, fc2
     made_by = {name: node.op_type for node in quantised.graph.node for name in node.output}
     for node in quantised.graph.node:
@@ -67,25 +77,124 @@ def test_answers_stay_close(encoder: ModelProto, quantised: ModelProto, tmp_path
     assert 0.99 < cosine.mean() < 0.9999999  # close, and yet not the same graph
 
 
-def test_minmax_takes_the_largest_value_over_all_batches(encoder: ModelProto, tmp_path: Path) -> None:
-    both = collect_ranges(encoder, CROPS, 3, "minmax", tmp_path)
-    parts = [collect_ranges(encoder, part, 3, "minmax", tmp_path) for part in (CROPS[:5], CROPS[5:])]
-    assert both == {name: pytest.approx(max(part[name] for part in parts), rel=1e-5) for name in both}
+def descriptors(model: ModelProto, path: Path) -> NDArray[np.float64]:
+    onnx.save(model, path)
+    answer = open_engine(path, "onnxruntime").run({"crops": CROPS, "camera": np.full(16, 3)})
+    return answer["descriptor"].astype(np.float64)
+
+
+def test_biases_make_up_for_mean_errors(encoder: ModelProto, tmp_path: Path) -> None:
+    """With coarse steps the mean descriptor stays where it was, if and only if biases are corrected."""
+    seen = activations(encoder, "minmax", tmp_path)
+    scales = {name: Scale.covering(0.4 * found.low, 0.4 * found.high) for name, found in seen.items()}
+    rows = {name: found.rows for name, found in seen.items()}
+    before = descriptors(encoder, tmp_path / "0.onnx").mean(axis=0)
+    plain, corrected = (
+        np.linalg.norm(descriptors(to_int8(encoder, scales, given), tmp_path / "1.onnx").mean(axis=0) - before)
+        for given in (None, rows)
+    )
+    assert corrected < 0.7 * plain
+
+
+def test_values_behind_a_gelu_are_shifted_by_whole_levels(encoder: ModelProto, quantised: ModelProto) -> None:
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantised.graph.initializer}
+    made_by = {name: node for node in quantised.graph.node for name in node.output}
+    shifts = [
+        node for node in quantised.graph.node if node.op_type == "Sub" and made_by[node.input[0]].op_type == "Gelu"
+    ]
+    assert len(shifts) == 3
+    for node in shifts:
+        (quantiser,) = [other for other in quantised.graph.node if other.input[:1] == node.output[:1]]
+        assert quantiser.op_type == "QuantizeLinear"
+        levels = float(values[node.input[1]]) / float(values[quantiser.input[1]])
+        assert levels == pytest.approx(round(levels), abs=1e-3)
+        assert 100 < levels < 128
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "offset"),
+    [(-1.0, 1.0, 0), (-0.17, 5.0, 119), (0.0, 3.0, 128), (-2.0, 7.0, 0), (-3.0, 0.1, 0), (0.0, 0.0, 0)],
+    ids=str,
+)
+def test_a_scale_reaches_both_ends_and_meets_zero(low: float, high: float, offset: int) -> None:
+    scale = Scale.covering(low, high)
+    assert scale.offset == offset
+    values = np.array([low, 0, high], np.float32)
+    levels = scale.levels(values)
+    assert np.abs((levels + scale.offset) * scale.step - values).max() <= 0.501 * scale.step
+    assert levels[1] + scale.offset == 0
+    assert scale.step <= 1.01 * max(high - low if offset else 2 * max(high, -low), 1e-30) / 254
+
+
+def test_the_range_is_chosen_by_the_error_of_the_product() -> None:
+    """A channel of outliers: worth reaching if it is multiplied with something, and worth clipping if it is not."""
+    rows = np.random.default_rng(0).normal(0, 1, (1024, 8)).astype(np.float32)
+    rows[:, 0] *= 60
+    seen = Activation(float(rows.min()), float(rows.max()), rows)
+    weights = np.ones((8, 4), np.float32)
+    reaching = least_error(seen, weights)
+    weights[0] = 0
+    clipping = least_error(seen, weights)
+    assert clipping.step < 0.5 * reaching.step
+
+
+def one_product(with_bias: bool) -> ModelProto:
+    """`relu(x) W (+ b)`, its input one-sided."""
+    weight = np.random.default_rng(1).normal(0, 1, (8, 4)).astype(np.float32)
+    nodes = [helper.make_node("Relu", ["x"], ["r"], "relu"), helper.make_node("MatMul", ["r", "w"], ["p"], "product")]
+    nodes.append(helper.make_node("Add" if with_bias else "Mul", ["p", "b"], ["y"], "last"))
+    graph = helper.make_graph(
+        nodes,
+        "one product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", 3, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", 3, 4])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.full((1, 1, 4), 0.5, np.float32), "b")],
+    )
+    return onnx.shape_inference.infer_shapes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    )
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_only_a_product_with_a_bias_is_shifted(with_bias: bool, tmp_path: Path) -> None:
+    model = one_product(with_bias)
+    scale = Scale.covering(0, 3)
+    made = to_int8(model, {"r": scale})
+    assert ("Sub" in {node.op_type for node in made.graph.node}) is with_bias
+    x = np.random.default_rng(2).uniform(-1, 3, (5, 3, 8)).astype(np.float32)
+    answers = []
+    for number, one in enumerate((model, made)):
+        onnx.save(one, tmp_path / f"{number}.onnx")
+        answers.append(open_engine(tmp_path / f"{number}.onnx", "onnxruntime").run({"x": x})["y"])
+    assert np.abs(answers[0] - answers[1]).max() < 0.15
+
+
+def test_minmax_takes_the_extremes_over_all_batches(encoder: ModelProto, tmp_path: Path) -> None:
+    both = activations(encoder, "minmax", tmp_path)
+    parts = [activations(encoder, "minmax", tmp_path, part) for part in (CROPS[:5], CROPS[5:])]
+    for name, found in both.items():
+        assert found.low == pytest.approx(min(part[name].low for part in parts), rel=1e-4)
+        assert found.high == pytest.approx(max(part[name].high for part in parts), rel=1e-4)
+        assert found.low <= found.rows.min() <= found.rows.max() <= found.high
+        assert len(found.rows) <= ROWS
 
 
 @pytest.mark.parametrize("method", ["percentile", pytest.param("entropy", marks=pytest.mark.slow)])
 def test_histogram_methods_leave_out_outliers_only(encoder: ModelProto, tmp_path: Path, method: Method) -> None:
-    most = collect_ranges(encoder, CROPS, 3, "minmax", tmp_path)
-    found = collect_ranges(encoder, CROPS, 3, method, tmp_path)
+    most = activations(encoder, "minmax", tmp_path)
+    found = activations(encoder, method, tmp_path)
     assert set(found) == set(most)
-    assert all(0.02 * most[name] < limit <= 1.01 * most[name] for name, limit in found.items())
-    assert sum(found.values()) < sum(most.values())
+    for name, seen in found.items():
+        reached, largest = (max(-one.low, one.high) for one in (seen, most[name]))
+        assert 0.02 * largest < reached <= 1.01 * largest
+    assert sum(seen.high for seen in found.values()) < sum(seen.high for seen in most.values())
 
 
 def test_every_method_is_named_once() -> None:
-    assert METHODS == ("minmax", "entropy", "percentile")
+    assert METHODS == ("error", "minmax", "entropy", "percentile")
+    assert {one.value for one in MethodName} == set(METHODS)
 
 
 def test_nothing_is_left_in_the_scratch_folder(encoder: ModelProto, tmp_path: Path) -> None:
-    collect_ranges(encoder, CROPS[:4], 3, "minmax", tmp_path)
+    activations(encoder, "minmax", tmp_path, CROPS[:4])
     assert not list(tmp_path.iterdir())
