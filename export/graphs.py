@@ -22,8 +22,11 @@ SINKHORN_REGULARISATION = 0.05
 """Entropic regularisation of the EMD (`K = exp((S - 1) / 0.05)` in the published code)."""
 MASKED = -1e9
 """Added to the score of a padded neighbour, whose softmax weight then underflows to exactly 0."""
+LEAST_WEIGHT = 1e-9
+"""Of a neighbour that is no padding: the share of one patch at this weight is lost in float32."""
 TINY = 1e-30
-"""Added to the denominator of a Sinkhorn step, which is 0 when every weight of one side is; the transport is then 0."""
+"""Least denominator of a Sinkhorn step, reached only when every weight of one side is 0; the transport is then 0.
+Not added: the exporter takes an addition of 1e-30 for one of 0, and drops it."""
 
 SinkhornWeights = Literal["cls", "mean"]
 
@@ -208,11 +211,11 @@ class MatcherGraph(nn.Module):
         kernel = (scores - 1 / SINKHORN_REGULARISATION).exp()
         across = kernel.transpose(2, 3)
         start = nn.functional.pad(torch.ones(query_patches.shape[1]), (0, 1)).reshape(1, 1, 1, -1)
-        row = supply / (start @ across + TINY)
-        column = demand / (row @ kernel + TINY)
+        row = supply / (start @ across).clamp_min(TINY)
+        column = demand / (row @ kernel).clamp_min(TINY)
         for _ in range(self.iterations - 1):
-            row = supply / (column @ across + TINY)
-            column = demand / (row @ kernel + TINY)
+            row = supply / (column @ across).clamp_min(TINY)
+            column = demand / (row @ kernel).clamp_min(TINY)
         moved = (row @ (kernel * scores) * column).sum(dim=3).squeeze(2) * SINKHORN_REGULARISATION  # (B, C)
         distance: Tensor = 1 - moved
         return distance
@@ -249,7 +252,7 @@ class DecoderGraph(nn.Module):
         Args:
             neighbour_cls: (B, K, D).
             neighbour_patches: (B, K, N, D).
-            neighbour_mask: (B, K) float32, 1 for a neighbour, 0 for padding; at least one neighbour a query.
+            neighbour_mask: (B, K) float32 weights, 1 for the nearest neighbour, 0 for padding; at least one 1 a query.
             query_cls: (B, D), for decoder tokens "query+gallery" only.
             query_patches: (B, M, D), likewise.
         """
@@ -259,9 +262,15 @@ class DecoderGraph(nn.Module):
 
 
 def neighbour_row(neighbour_cls: Tensor, neighbour_mask: Tensor, query_cls: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the token at the decoder's [cls] position, (B, 1, D), and what masks padding, (B, K, 1, 1)."""
+    """Return the token at the decoder's [cls] position, (B, 1, D), and what is added to scores, (B, K, 1, 1).
+
+    A weight w enters the mean of the [cls] as it is and the softmax over patches as log w: the same neighbour twice at
+    weight 0.5 is that neighbour once.
+    """
     total: Any = neighbour_mask.unsqueeze(1) @ neighbour_cls
     members = neighbour_mask.sum(dim=1, keepdim=True).unsqueeze(2)
     if query_cls is not None:
         total, members = total + query_cls.unsqueeze(1), members + 1
-    return total / members, ((1 - neighbour_mask) * MASKED).unsqueeze(2).unsqueeze(3)
+    padding = 1 - (neighbour_mask / LEAST_WEIGHT).clamp_max(1)
+    bias = neighbour_mask.clamp_min(LEAST_WEIGHT).log() + padding * MASKED
+    return total / members, bias.unsqueeze(2).unsqueeze(3)

@@ -84,6 +84,9 @@ class Cameras(_Record):
         return self.names.index(name) if name in self.names else self.unknown
 
 
+SearchBy = Literal["cls", "descriptor"]
+
+
 class MatchSettings(_Record):
     """Settings of the two-stage match and of consolidation; defaults from design section 4 (paper section 4).
 
@@ -95,6 +98,11 @@ class MatchSettings(_Record):
         sinkhorn_weights: what a patch is weighed against, a constant of the matcher graph: the other side's [cls]
             (published code) or the mean of its patches (paper).
         min_similarity: least similarity of a known person; None takes the nearest entry for known, however far it is.
+        search_by: whose cosine finds the candidates and enters `D`: that of [cls] (published) or of the descriptors.
+        neighbour_temperature: T by which a neighbour counts for `exp(-(D - least D) / T)` in the decoder, so that where
+            a person has fewer than K entries, strangers weigh little; None counts all alike (published).
+        passes: times a query is rebuilt; from the second on, its neighbours are those of the rebuilt descriptor.
+            1 as published.
     """
 
     refine: int = Field(default=100, gt=0)
@@ -103,6 +111,23 @@ class MatchSettings(_Record):
     sinkhorn_iterations: int = Field(default=5, gt=0)
     sinkhorn_weights: Literal["cls", "mean"] = "cls"
     min_similarity: float | None = Field(default=None, ge=-1, le=1)
+    search_by: SearchBy = "cls"
+    neighbour_temperature: float | None = Field(default=None, gt=0)
+    passes: int = Field(default=1, ge=1, le=3)
+
+    def with_changes(self, given: Mapping[str, object]) -> "MatchSettings":
+        """Return a copy with the settings given; those that are None stay.
+
+        Raises:
+            BundleError: a value is out of range.
+        """
+        chosen = {name: value for name, value in given.items() if value is not None}
+        try:
+            return MatchSettings.model_validate(self.model_dump() | chosen)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            name = "-".join(map(str, fault["loc"])).replace("_", "-")
+            raise BundleError(f"--{name} {fault['input']}: {fault['msg'].lower()}") from error
 
 
 class FileRecord(_Record):

@@ -11,7 +11,7 @@ from runtime.emd import CompactEmd, Emd, FloatEmd
 from runtime.encoder import Features
 from runtime.engines import Engine, open_engine, open_graph
 from runtime.gallery.codecs import TokenCodec
-from runtime.gallery.protocol import GalleryReader, StoredTokens
+from runtime.gallery.protocol import Candidates, GalleryReader, StoredTokens
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,10 @@ class Matcher:
             candidates.take(chosen.ravel()),
         )
 
+    def candidates(self, query: Features, gallery: GalleryReader) -> Candidates:
+        """Find the entries nearest to each of B queries by cosine, as many as EMD then refines."""
+        return find_candidates(query, self.settings, gallery, max(self.settings.refine, self.settings.neighbours))
+
     def _emd(self, codec: TokenCodec) -> Emd:
         """What measures the EMD over tokens of this codec, opened when it is first asked for."""
         compact = _runs_compact(self._bundle, self._engine, codec)
@@ -106,6 +110,18 @@ class Matcher:
         return self._opened[compact]
 
 
+def find_candidates(query: Features, settings: MatchSettings, gallery: GalleryReader, count: int) -> Candidates:
+    """Find the `count` entries nearest to each of B queries by the cosine that the settings name."""
+    if settings.search_by == "descriptor":
+        return gallery.rank(query.descriptor, count)
+    return gallery.search(query.cls, count)
+
+
+def neighbours_of(ranked: Candidates, gallery: GalleryReader) -> Neighbours:
+    """Take entries found by their descriptors for neighbours, at the distance 1 - cosine."""
+    return Neighbours(ranked.entries, 1 - ranked.cosine, gallery.stored(ranked.entries.ravel()))
+
+
 class Consolidator:
     """Rebuilds queries from their neighbours in the bundle's decoder graph, or in its compact one.
 
@@ -114,11 +130,18 @@ class Consolidator:
         engine: name of the engine.
         threads: threads of one run; None leaves it to the engine.
         gallery: as for `Matcher`.
+        temperature: by which nearer neighbours count for more, see `MatchSettings`; None counts all alike.
     """
 
     def __init__(
-        self, bundle: Bundle, engine: str = "auto", threads: int | None = None, gallery: GalleryReader | None = None
+        self,
+        bundle: Bundle,
+        engine: str = "auto",
+        threads: int | None = None,
+        gallery: GalleryReader | None = None,
+        temperature: float | None = None,
     ) -> None:
+        self._temperature = temperature
         self._bundle, self._engine, self._threads = bundle, engine, threads
         self._opened: dict[bool, Engine] = {}  # by whether it is the compact one
         self._with_query = bundle.manifest.decoder_tokens == "query+gallery"
@@ -142,7 +165,7 @@ class Consolidator:
         which = range(start * count, end * count)
         inputs: dict[str, NDArray[np.generic]] = {
             "neighbour_cls": tokens.cls[which.start : which.stop].reshape(end - start, count, -1),
-            "neighbour_mask": np.ones((end - start, count), np.float32),
+            "neighbour_mask": self._weights(neighbours.distance[start:end]),
         }
         compact = tokens.records is not None and _runs_compact(self._bundle, self._engine, tokens.codec)
         if compact and tokens.records is not None and tokens.codec.basis is not None:
@@ -158,6 +181,12 @@ class Consolidator:
         if self._with_query:
             inputs |= {"query_cls": query.cls[start:end], "query_patches": query.patches[start:end]}
         return np.asarray(self._decoder(compact).run(inputs)["descriptor"], np.float32)
+
+    def _weights(self, distance: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (B, K) weights of neighbours at these distances, 1 for the nearest."""
+        if self._temperature is None:
+            return np.ones_like(distance)
+        return np.exp((distance.min(axis=1, keepdims=True) - distance) / np.float32(self._temperature))
 
     def _decoder(self, compact: bool) -> Engine:
         if compact not in self._opened:

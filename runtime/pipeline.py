@@ -15,8 +15,8 @@ from runtime.bundle import Bundle, MatchSettings
 from runtime.encoder import Encoder, Features
 from runtime.engines.selection import resolve_engine
 from runtime.errors import BundleError, GalleryError
-from runtime.gallery.protocol import GalleryReader
-from runtime.matching import Consolidator, Matcher, Neighbours
+from runtime.gallery.protocol import Candidates, GalleryReader
+from runtime.matching import Consolidator, Matcher, Neighbours, neighbours_of
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Pipeline:
         with ThreadPoolExecutor(2, "open") as pool:
             encoder = pool.submit(Encoder, bundle, sparse=True, engine=engine, threads=threads)
             matcher = pool.submit(Matcher, bundle, self.settings, engine, threads, gallery)
-            self._consolidator = Consolidator(bundle, engine, threads, gallery) if bundle.has("decoder") else None
+            self._consolidator = self._open_consolidator(engine, threads)
         self._encoder, self._matcher = encoder.result(), matcher.result()
         if len(gallery) < self.settings.neighbours:
             log.warning(
@@ -154,31 +154,29 @@ class Pipeline:
         """The second half of `identify`: find the gallery neighbours of encoded queries, consolidate, rank."""
         times = times or StageTimes()
         try:
-            neighbours = self._match(query, times)
+            neighbours, ranked = self._match(query, times)
         except GalleryError as error:
             # an entry whose tokens fail their checksum is left out from now on: a camera need not stop for it
             log.warning("matching once more: %s", error)
-            neighbours = self._match(query, times)
-        best, similarity = self._rank(query, neighbours, times)
-        return self._describe(query, neighbours, best, similarity)
+            neighbours, ranked = self._match(query, times)
+        return self._describe(query, neighbours, ranked.entries[:, 0], ranked.cosine[:, 0])
 
-    def _match(self, query: Features, times: StageTimes) -> Neighbours:
+    def _match(self, query: Features, times: StageTimes) -> tuple[Neighbours, Candidates]:
+        """Return what the queries were rebuilt from, and the entries nearest to them in the end."""
         with times.stage("search"):
-            candidates = self.gallery.search(query.cls, max(self.settings.refine, self.settings.neighbours))
+            candidates = self._matcher.candidates(query, self.gallery)
         with times.stage("emd"):
-            return self._matcher.refine(query, candidates.entries, candidates.cosine, self.gallery)
-
-    def _rank(
-        self, query: Features, neighbours: Neighbours, times: StageTimes
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return (B,) nearest entries and (B,) similarities."""
+            neighbours = self._matcher.refine(query, candidates.entries, candidates.cosine, self.gallery)
         if self._consolidator is None:
-            return neighbours.entries[:, 0], 1 - neighbours.distance[:, 0]
-        with times.stage("decode"):
-            descriptor = self._consolidator.consolidate(query, neighbours)
-        with times.stage("rank"):
-            ranked = self.gallery.rank(descriptor, 1)
-        return ranked.entries[:, 0], ranked.cosine[:, 0]
+            return neighbours, Candidates(neighbours.entries, 1 - neighbours.distance)
+        for again in reversed(range(self.settings.passes)):
+            with times.stage("decode"):
+                descriptor = self._consolidator.consolidate(query, neighbours)
+            with times.stage("rank"):
+                ranked = self.gallery.rank(descriptor, self.settings.neighbours if again else 1)
+                if again:
+                    neighbours = neighbours_of(ranked, self.gallery)
+        return neighbours, ranked
 
     def _describe(
         self,
@@ -201,6 +199,11 @@ class Pipeline:
             Identification(identity[entry] if sure else None, "known" if sure else "unknown", cosine, used, places)
             for entry, sure, cosine, used, places in answers
         ]
+
+    def _open_consolidator(self, engine: str, threads: int | None) -> Consolidator | None:
+        if not self.bundle.has("decoder"):
+            return None
+        return Consolidator(self.bundle, engine, threads, self.gallery, self.settings.neighbour_temperature)
 
     def _camera_indices(self, camera: str | Sequence[str | None] | None, count: int) -> NDArray[np.int64]:
         names = [camera] * count if camera is None or isinstance(camera, str) else list(camera)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fpc_deploy.commands.options import PassesOption, SearchByOption, TemperatureOption
 from runtime.errors import FpcError
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ def evaluate(
     alpha: Annotated[float | None, typer.Option(min=0, max=1, help="Share of EMD; default: the bundle's.")] = None,
     neighbours: Annotated[int | None, typer.Option(min=1, help="K; default: the bundle's.")] = None,
     refine: Annotated[int | None, typer.Option(min=1, help="Candidates of M; default: the bundle's.")] = None,
+    search_by: SearchByOption = None,
+    neighbour_temperature: TemperatureOption = None,
+    passes: PassesOption = None,
     tokens: Annotated[TokenChoice, typer.Option(help="cls: a gallery without patches, M off.")] = TokenChoice.full,
     rerank: Annotated[bool, typer.Option("--rerank", help="Re-rank by k-reciprocal neighbours.")] = False,
     rerank_settings: Annotated[
@@ -83,7 +87,9 @@ def evaluate(
     options = Options(batch, tokens.value, strict, Reranking.parse(rerank_settings) if rerank else None)
     opened, test_set = Bundle.open(bundle), read_test_set(dataset)
     graphs = Graphs(opened, engine, threads)
-    base = base_configuration(opened, stages, alpha, neighbours, refine)
+    base = base_configuration(
+        opened, stages, alpha, neighbours, refine, search_by.value if search_by else None, neighbour_temperature, passes
+    )
     rows: list[Row] = []
     with (
         tempfile.TemporaryDirectory(prefix="fpc-eval-") as scratch,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fpc_deploy.commands.options import parse_size, whole_numbers
+from fpc_deploy.commands.options import PassesOption, SearchByOption, TemperatureOption, parse_size, whole_numbers
 from runtime.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ def export(
         DecoderTokens | None,
         typer.Option(help="Whether the query's own tokens join its neighbours'; default: as trained, or gallery."),
     ] = None,
+    search_by: SearchByOption = None,
+    neighbour_temperature: TemperatureOption = None,
+    passes: PassesOption = None,
     camera_names: Annotated[
         str, typer.Option(help="Names of the trained cameras in their order, c1,c2,...; all others are unknown.")
     ] = "",
@@ -62,6 +65,7 @@ def export(
     try:
         from export.checkpoint import Geometry
         from export.write import ExportOptions, export_bundle
+        from runtime.bundle import MatchSettings
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "export") from error
     options = ExportOptions(
@@ -69,6 +73,13 @@ def export(
         prune_at=None if prune_at is None else whole_numbers("--prune-at", prune_at),
         decoder_tokens=decoder_tokens.value if decoder_tokens else None,
         camera_names=tuple(name.strip() for name in camera_names.split(",") if name.strip()),
+        matching=MatchSettings().with_changes(
+            {
+                "search_by": search_by.value if search_by else None,
+                "neighbour_temperature": neighbour_temperature,
+                "passes": passes,
+            }
+        ),
         overwrite=overwrite,
     )
     geometry = Geometry(backbone, parse_size(image_size) if image_size else None, stride, heads)

@@ -1,6 +1,29 @@
 """Options that several commands read alike."""
 
+from enum import Enum
+from typing import Annotated
+
+import typer
+
 from runtime.errors import CheckpointError
+
+
+class SearchByName(str, Enum):
+    """Whose cosine finds the candidates."""
+
+    cls = "cls"
+    descriptor = "descriptor"
+
+
+SearchByOption = Annotated[
+    SearchByName | None, typer.Option(help="Whose cosine finds candidates; cls as published; default: the bundle's.")
+]
+TemperatureOption = Annotated[
+    float | None, typer.Option(help="Nearer neighbours count for more, by exp(-D/T); default: the bundle's.")
+]
+PassesOption = Annotated[
+    int | None, typer.Option(min=1, max=3, help="Times a query is rebuilt; 1 as published; default: the bundle's.")
+]
 
 
 def whole_numbers(option: str, text: str, separator: str = ",") -> tuple[int, ...]:

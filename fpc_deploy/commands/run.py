@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fpc_deploy.commands.options import PassesOption, SearchByOption, TemperatureOption
 from runtime.errors import SourceError
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ def run(
     neighbours: Annotated[int | None, typer.Option(min=1, help="K, neighbours that rebuild a query.")] = None,
     alpha: Annotated[float | None, typer.Option(min=0, max=1, help="Share of EMD in the distance.")] = None,
     no_emd: Annotated[bool, typer.Option("--no-emd", help="Match by cosine alone (alpha 0).")] = False,
+    search_by: SearchByOption = None,
+    neighbour_temperature: TemperatureOption = None,
+    passes: PassesOption = None,
     min_similarity: Annotated[
         float | None, typer.Option(min=-1, max=1, help="Below it a person is unknown; default: the bundle's.")
     ] = None,
@@ -52,8 +56,9 @@ def run(
 
     opened = Bundle.open(bundle)
     given = {"refine": refine, "neighbours": neighbours, "alpha": 0.0 if no_emd else alpha}
-    given["min_similarity"] = min_similarity
-    settings = opened.manifest.matching.model_copy(update={name: v for name, v in given.items() if v is not None})
+    given |= {"min_similarity": min_similarity, "passes": passes, "neighbour_temperature": neighbour_temperature}
+    given["search_by"] = search_by.value if search_by else None
+    settings = opened.manifest.matching.with_changes(given)
     # The source is closed before the threads that read from it: they end once they find it closed.
     with ExitStack() as stack, ExitStack() as sources:
         entries = stack.enter_context(closing(Gallery.open(gallery, opened.binding)))

@@ -83,7 +83,7 @@ class Evaluation:
         self._relations: Relations | None = None
         self._bundle_folder: Path | None = None
         self._queries: dict[str, Features] = {}
-        self._ordered: dict[tuple[str, int, float], Ordered] = {}
+        self._ordered: dict[tuple[str, int, float, str], Ordered] = {}
 
     def __enter__(self) -> "Evaluation":
         return self
@@ -137,23 +137,23 @@ class Evaluation:
         if not stages.consolidate:
             return compare_candidates(query.descriptor, ordered, people)
         count = partial(self._progress, "consolidating")
-        rebuilt = rebuild(graphs, query, ordered, configuration.neighbours, people, count)
+        settings = configuration.settings(graphs.bundle.manifest.matching)
+        rebuilt = rebuild(graphs, settings, query, ordered, people, self._left_out(people), count)
         return compare_descriptors(rebuilt, people)
 
     def _order(
         self, graphs: Graphs, configuration: Configuration, people: KnownPeople, key: str, query: Features
     ) -> Ordered:
-        alpha = configuration.alpha if configuration.stages.match else 0.0
-        settings = graphs.bundle.manifest.matching.model_copy(
-            update={"refine": configuration.refine, "neighbours": configuration.neighbours, "alpha": alpha}
-        )
-        wanted = key, max(settings.refine, settings.neighbours), alpha
+        settings = configuration.settings(graphs.bundle.manifest.matching)
+        wanted = key, max(settings.refine, settings.neighbours), settings.alpha, settings.search_by
         if wanted not in self._ordered:
-            left_out = self._related(people).left_out if self.options.strict else None
             self._ordered[wanted] = order_candidates(
-                graphs, settings, query, people, left_out, partial(self._progress, "matching")
+                graphs, settings, query, people, self._left_out(people), partial(self._progress, "matching")
             )
         return self._ordered[wanted]
+
+    def _left_out(self, people: KnownPeople) -> NDArray[np.bool_] | None:
+        return self._related(people).left_out if self.options.strict else None
 
     def _encoded(
         self, graphs: Graphs, configuration: Configuration, encoder: CropEncoder | None

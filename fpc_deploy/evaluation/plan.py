@@ -10,7 +10,7 @@ from fpc_deploy.evaluation.evaluation import Evaluation, Outcome
 from fpc_deploy.evaluation.rows import Configuration
 from fpc_deploy.evaluation.similarity import Graphs
 from fpc_deploy.evaluation.stages import ABLATION, Stages, all_stages
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, SearchBy
 from runtime.errors import FpcError, MissingExtraError
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,9 @@ def base_configuration(
     alpha: float | None = None,
     neighbours: int | None = None,
     refine: int | None = None,
+    search_by: SearchBy | None = None,
+    neighbour_temperature: float | None = None,
+    passes: int | None = None,
 ) -> Configuration:
     """Return what `fpc-deploy run` does with this bundle, but for the settings given."""
     matching = bundle.manifest.matching
@@ -33,6 +36,9 @@ def base_configuration(
         alpha=matching.alpha if alpha is None else alpha,
         neighbours=matching.neighbours if neighbours is None else neighbours,
         refine=matching.refine if refine is None else refine,
+        search_by=search_by or matching.search_by,
+        neighbour_temperature=neighbour_temperature or matching.neighbour_temperature,
+        passes=passes or matching.passes,
     )
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fpc_deploy.evaluation.evaluation import Outcome
-from fpc_deploy.evaluation.rows import Row
+from fpc_deploy.evaluation.rows import REBUILDING, Row
 from runtime.errors import FpcError
 
 
@@ -52,6 +52,7 @@ def _settings(row: Row) -> dict[str, str]:
         "alpha": f"{configuration.alpha:g}" if stages.match else "-",
         "K": str(configuration.neighbours) if stages.consolidate else "-",
         "re-ranking": str(row.reranking or "-"),
+        **{name.replace("_", " "): str(configuration.unpublished().get(name, "-")) for name in REBUILDING},
     }
 
 

@@ -6,9 +6,11 @@ from typing import Literal
 from calibration.protocol import Scores
 from fpc_deploy.evaluation.reranking import Reranking
 from fpc_deploy.evaluation.stages import Stages
-from runtime.bundle import Manifest
+from runtime.bundle import Manifest, MatchSettings, SearchBy
 
 DropStrategy = Literal["attention", "random", "inverse"]
+REBUILDING = ("search_by", "neighbour_temperature", "passes")
+"""Settings of matching beyond the paper's."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class Configuration:
         alpha: share of EMD in the distance of M.
         neighbours: K of C.
         refine: candidates of M.
+        search_by: whose cosine the first search goes by; see `runtime.bundle.MatchSettings`, as for the next two.
+        neighbour_temperature: of C.
+        passes: of C.
         drop: which patches S drops: the least attended, as deployed, or a comparison of the paper's fig. 5.
         label: what tells this row from its neighbours, as a sweep shows it.
     """
@@ -28,8 +33,25 @@ class Configuration:
     alpha: float
     neighbours: int
     refine: int
+    search_by: SearchBy = "cls"
+    neighbour_temperature: float | None = None
+    passes: int = 1
     drop: DropStrategy = "attention"
     label: str = ""
+
+    def unpublished(self) -> dict[str, object]:
+        """Return the settings that take part in this row and are not those of the published method."""
+        if not self.stages.consolidate and not self.stages.match:
+            return {}
+        names = REBUILDING if self.stages.consolidate else ("search_by",)
+        published = MatchSettings()
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value != getattr(published, name)}
+
+    def settings(self, exported: MatchSettings) -> MatchSettings:
+        """Return the settings of the runtime that this row is run with; constants of the graphs are as exported."""
+        chosen = {name: getattr(self, name) for name in ("refine", "neighbours", *REBUILDING)}
+        return exported.model_copy(update=chosen | {"alpha": self.alpha if self.stages.match else 0.0})
 
 
 @dataclass(frozen=True)
@@ -55,7 +77,8 @@ class Row:
     def as_json(self) -> dict[str, object]:
         """Return the row as `--json` writes it; `rerank` is false or `"k1,k2,lambda"`.
 
-        Alpha is 0 without M, and `neighbours` 0 without C: no such thing took part.
+        Alpha is 0 without M, and `neighbours` 0 without C: no such thing took part. Settings that are not as published
+        follow under their own names.
         """
         stages, scores = self.configuration.stages, self.scores
         return {
@@ -73,6 +96,7 @@ class Row:
             "rank10": scores.rank10,
             "queries": scores.queries,
             "multiply_adds_g": self.multiply_adds_g,
+            **self.configuration.unpublished(),
         }
 
 

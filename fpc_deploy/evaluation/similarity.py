@@ -4,11 +4,14 @@
 - with M: 1 - ((1 - alpha) (1 - cosine) + alpha EMD) for the best `refine` by cosine of [cls], as `run` has it without a
   decoder; all others follow, in the order of the row without M;
 - with C: the cosine of the rebuilt descriptor with the gallery's descriptor. The K neighbours it is rebuilt from are
-  the nearest by cosine of [cls], or with M the nearest by cosine and EMD.
+  the nearest by cosine, or with M the nearest by cosine and EMD; at a second pass those of the rebuilt descriptor.
+
+The first cosine is of [cls] or of descriptors, as the bundle's settings say.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +21,7 @@ from runtime.bundle import Bundle, MatchSettings
 from runtime.encoder import Features
 from runtime.errors import FpcError
 from runtime.gallery.protocol import Candidates
-from runtime.matching import Consolidator, Matcher, Neighbours
+from runtime.matching import Consolidator, Matcher, Neighbours, find_candidates, neighbours_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def order_candidates(
 
     Args:
         graphs: whose matcher is used.
-        settings: candidates and alpha.
+        settings: candidates, alpha and what the first search goes by.
         query: Q encoded queries.
         people: the gallery.
         left_out: (Q, G) images that may not be candidates; None lets all be.
@@ -106,7 +109,8 @@ def order_candidates(
     for start in range(0, total, _QUERIES_AT_ONCE):
         part = slice(start, start + _QUERIES_AT_ONCE)
         some = Features(query.cls[part], query.patches[part], query.descriptor[part])
-        candidates = _candidates(people, some, None if left_out is None else left_out[part], wanted)
+        hidden = None if left_out is None else left_out[part]
+        candidates = _allowed(partial(find_candidates, some, settings, people.gallery), people, hidden, wanted)
         if settings.alpha > 0:
             refined = matcher.refine(some, candidates.entries, candidates.cosine, people.gallery)
             found.append(Ordered(refined.entries, refined.distance))
@@ -119,27 +123,51 @@ def order_candidates(
 
 
 def rebuild(
-    graphs: Graphs, query: Features, ordered: Ordered, neighbours: int, people: KnownPeople, count: Count
+    graphs: Graphs,
+    settings: MatchSettings,
+    query: Features,
+    ordered: Ordered,
+    people: KnownPeople,
+    left_out: NDArray[np.bool_] | None,
+    count: Count,
 ) -> NDArray[np.float32]:
-    """Return (Q, D) float32 descriptors, each rebuilt from the query's first `neighbours` candidates."""
-    consolidator = Consolidator(graphs.bundle, graphs.engine, graphs.threads)
+    """Return (Q, D) float32 descriptors, each rebuilt from the query's first K candidates, as often as settings say.
+
+    Args:
+        graphs: whose decoder is used.
+        settings: K, passes and the temperature of neighbours.
+        query: Q encoded queries.
+        ordered: their candidates.
+        people: the gallery.
+        left_out: as for `order_candidates`; holds for neighbours of a later pass too.
+        count: progress.
+    """
+    temperature, neighbours = settings.neighbour_temperature, settings.neighbours
+    consolidator = Consolidator(graphs.bundle, graphs.engine, graphs.threads, temperature=temperature)
     total, parts = len(query.cls), []
     for start in range(0, total, _QUERIES_AT_ONCE):
         part = slice(start, start + _QUERIES_AT_ONCE)
         entries, distance = ordered.entries[part, :neighbours], ordered.distance[part, :neighbours]
         nearest = Neighbours(entries, distance, people.gallery.stored(entries.ravel()))
         some = Features(query.cls[part], query.patches[part], query.descriptor[part])
-        parts.append(consolidator.consolidate(some, nearest))
+        rebuilt = consolidator.consolidate(some, nearest)
+        for _ in range(settings.passes - 1):
+            search = partial(people.gallery.rank, rebuilt)
+            found = _allowed(search, people, None if left_out is None else left_out[part], neighbours)
+            rebuilt = consolidator.consolidate(some, neighbours_of(found, people.gallery))
+        parts.append(rebuilt)
         count(min(start + _QUERIES_AT_ONCE, total), total)
     return np.concatenate(parts)
 
 
-def _candidates(people: KnownPeople, query: Features, left_out: NDArray[np.bool_] | None, wanted: int) -> Candidates:
-    """Search by cosine of [cls]; images left out are replaced by the next ones."""
+def _allowed(
+    search: Callable[[int], Candidates], people: KnownPeople, left_out: NDArray[np.bool_] | None, wanted: int
+) -> Candidates:
+    """Search for so many candidates; images left out are replaced by the next ones."""
     if left_out is None:
-        return people.gallery.search(query.cls, wanted)
+        return search(wanted)
     most = int(left_out.sum(axis=1).max())
-    found = people.gallery.search(query.cls, wanted + most)
+    found = search(wanted + most)
     allowed = ~np.take_along_axis(left_out, people.columns(found.entries), axis=1)
     width = min(wanted, int(allowed.sum(axis=1).min()))
     if not width:

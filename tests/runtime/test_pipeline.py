@@ -12,6 +12,7 @@ from runtime.bundle import Bundle, MatchSettings
 from runtime.encoder import Encoder
 from runtime.errors import BundleError, EngineError, GalleryError
 from runtime.gallery import Gallery, NewEntry
+from runtime.matching import Consolidator, Matcher, Neighbours, neighbours_of
 from runtime.pipeline import MAX_BATCH, Pipeline, StageTimes
 
 PEOPLE = 12
@@ -75,6 +76,66 @@ def test_a_cls_only_gallery_has_no_emd_and_consolidates_from_cls(
     for mine, theirs in zip(cls_only, cosine_only, strict=True):
         assert [n.identity for n in mine.neighbours] == [n.identity for n in theirs.neighbours]
         assert mine.similarity != theirs.similarity  # other tokens, another descriptor
+
+
+def test_the_first_search_goes_by_the_cosine_that_was_asked_for(tiny_bundle: Bundle, gallery: Gallery) -> None:
+    query = crops(4, seed=5)
+    encoded = Encoder(tiny_bundle, sparse=True).encode(query)
+    found = {}
+    for name, expected in (
+        ("cls", gallery.search(encoded.cls, 3)),
+        ("descriptor", gallery.rank(encoded.descriptor, 3)),
+    ):
+        settings = MatchSettings(alpha=0, neighbours=3, search_by=name)  # type: ignore[arg-type]
+        answers = Pipeline(tiny_bundle, gallery, settings).identify(query)
+        found[name] = [[near.entry for near in answer.neighbours] for answer in answers]
+        assert found[name] == expected.entries.tolist()
+    assert found["cls"] != found["descriptor"]
+
+
+def test_a_second_pass_starts_from_the_rebuilt_descriptor(tiny_bundle: Bundle, gallery: Gallery) -> None:
+    query, settings = crops(4, seed=6), MatchSettings(neighbours=3)
+    encoded = Encoder(tiny_bundle, sparse=True).encode(query)
+    matcher, consolidator = Matcher(tiny_bundle, settings), Consolidator(tiny_bundle)
+    candidates = matcher.candidates(encoded, gallery)
+    once = consolidator.consolidate(encoded, matcher.refine(encoded, candidates.entries, candidates.cosine, gallery))
+    again = gallery.rank(once, 3)
+    twice = consolidator.consolidate(encoded, neighbours_of(again, gallery))
+
+    answers = Pipeline(tiny_bundle, gallery, MatchSettings(neighbours=3, passes=2)).identify(query)
+
+    assert [[near.entry for near in answer.neighbours] for answer in answers] == again.entries.tolist()
+    np.testing.assert_allclose(
+        [answer.similarity for answer in answers], gallery.rank(twice, 1).cosine[:, 0], atol=1e-5
+    )
+
+
+def test_a_neighbour_of_half_the_weight_counts_as_half(tiny_bundle: Bundle, gallery: Gallery) -> None:
+    """The same neighbour twice at weight 1/2 is that neighbour once."""
+    encoded = Encoder(tiny_bundle, sparse=True).encode(crops(1, seed=7))
+    temperature = 0.1
+    half = 0.2 + temperature * np.log(2)
+    triple, pair = np.array([[3, 8, 8]]), np.array([[3, 8]])
+    weighted = Neighbours(triple, np.array([[0.2, half, half]], np.float32), gallery.stored(triple.ravel()))
+    alike = Neighbours(pair, np.full((1, 2), 0.2, np.float32), gallery.stored(pair.ravel()))
+
+    found = Consolidator(tiny_bundle, temperature=temperature).consolidate(encoded, weighted)
+    expected = Consolidator(tiny_bundle).consolidate(encoded, alike)
+
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    unweighted = Consolidator(tiny_bundle).consolidate(encoded, weighted)
+    assert np.abs(unweighted - expected).max() > 1e-3
+
+
+def test_a_neighbour_without_weight_is_left_out(tiny_bundle: Bundle, gallery: Gallery) -> None:
+    encoded = Encoder(tiny_bundle, sparse=True).encode(crops(1, seed=7))
+    pair = np.array([[3, 8]])
+    far = Neighbours(pair, np.array([[0.1, 1.9]], np.float32), gallery.stored(pair.ravel()))
+    alone = Neighbours(pair[:, :1], np.array([[0.1]], np.float32), gallery.stored(pair[0, :1]))
+
+    found = Consolidator(tiny_bundle, temperature=0.05).consolidate(encoded, far)
+
+    np.testing.assert_allclose(found, Consolidator(tiny_bundle).consolidate(encoded, alone), atol=2e-5)
 
 
 def test_min_similarity_makes_strangers(tiny_bundle: Bundle, gallery: Gallery) -> None:
