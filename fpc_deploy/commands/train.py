@@ -93,9 +93,6 @@ def train(
     jitter: Annotated[float | None, typer.Option(help="Change of brightness and contrast, 0 to 1.")] = None,
     neighbours: Annotated[int | None, typer.Option(help="K, images that rebuild a query.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Weight of EMD in choosing them; 0 is cosine alone.")] = None,
-    neighbour_noise: Annotated[
-        float | None, typer.Option(help="Up to this share of the neighbours of phase 2 are other people.")
-    ] = None,
     decoder_tokens: Annotated[DecoderTokens | None, typer.Option(help="What the decoder reads.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides everything random.")] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="Epochs from one mAP to the next.")] = None,

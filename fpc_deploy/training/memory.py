@@ -53,25 +53,6 @@ class TokenMemory:
         mixed = (1 - recipe.alpha) * (1 - best.values) + recipe.alpha * emd
         return best.indices.gather(1, mixed.topk(count, dim=1, largest=False).indices)
 
-    def confuse(self, query: Tensor, places: Tensor, identities: Tensor, own: Tensor, share: float) -> Tensor:
-        """Return (B, K) neighbours of which some are replaced by the likest images of other people.
-
-        The encoder has learnt the people of the training set, so nearly all their neighbours are right. Those of people
-        it never saw are not, and the decoder has to have met that.
-
-        Args:
-            query: (B, 1 + M, D) tokens.
-            places: (B, K) neighbours.
-            identities: (n,) number of the person of each image.
-            own: (B,) number of the person of each query.
-            share: of the neighbours replaced, on average up to; drawn between 0 and this for each query.
-        """
-        cosine = _unit(query[:, 0]) @ _unit(self.tokens[:, 0].to(query)).T  # (B, n)
-        cosine.masked_fill_(identities.to(cosine.device) == own.to(cosine.device).unsqueeze(1), -2.0)
-        strangers = cosine.topk(places.shape[1], dim=1).indices
-        level = share * torch.rand(len(places), 1, device=places.device)
-        return torch.where(torch.rand(places.shape, device=places.device) < level, strangers, places)
-
     def gather(self, query: Tensor, places: Tensor, included: DecoderTokens) -> Tensor:
         """Return (B, 1 + ..., D) decoder input: the mean [cls], then patches.
 

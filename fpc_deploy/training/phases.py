@@ -123,10 +123,6 @@ class DecoderPhase:
             pixels, cameras = _inputs(self._images, index, self._augment, self._recipe, self._model)
             query = self._model.encode(pixels, cameras, self._keep).tokens.float()
             neighbours = self._memory.nearest(query, self._recipe, leave_out=index)
-            if self._recipe.neighbour_noise:
-                neighbours = self._memory.confuse(
-                    query, neighbours, self._images.identities, labels, self._recipe.neighbour_noise
-                )
             tokens = self._memory.gather(query, neighbours, self._recipe.decoder_tokens)
         with self._compute.autocast():
             before, after = cls_row(self._decoder, tokens)

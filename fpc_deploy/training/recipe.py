@@ -47,8 +47,6 @@ class Recipe:
         jitter: brightness and contrast change by up to this share; 0 as published.
         neighbours: K, nearest images of the training set that rebuild a query in phase 2.
         alpha: weight of EMD in choosing them from the 100 nearest by cosine; 0 leaves EMD out.
-        neighbour_noise: up to this share of a query's neighbours is replaced by images of the likest other people in
-            phase 2, as neighbours of people never seen are; 0 as published.
         decoder_tokens: whether the query's own tokens join its neighbours'.
         seed: decides everything random.
         evaluate_every: epochs from one mAP to the next; the last epoch always has one.
@@ -79,7 +77,6 @@ class Recipe:
     jitter: float = 0.0
     neighbours: int = 10
     alpha: float = 0.0
-    neighbour_noise: float = 0.0
     decoder_tokens: DecoderTokens = "gallery"
     seed: int = 0
     evaluate_every: int = 10
@@ -98,16 +95,7 @@ class Recipe:
         Raises:
             CheckpointError: one is out of range; the message names its option.
         """
-        for name in (
-            "unknown_camera",
-            "dense_share",
-            "flip",
-            "erasing",
-            "jitter",
-            "alpha",
-            "neighbour_noise",
-            "warm_up",
-        ):
+        for name in ("unknown_camera", "dense_share", "flip", "erasing", "jitter", "alpha", "warm_up"):
             _demand(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "0 to 1")
         _demand("keep_rate", self.keep_rate, 0 < self.keep_rate <= 1, "above 0 and at most 1")
         low = self.lowest_keep_rate
