@@ -4,6 +4,7 @@
 
 The bare encoder takes crops that lie in memory, in the same batches; the build reads, hashes, decodes and resizes the
 same images, encodes them and writes the gallery with all its tokens, synced. Opening the session is left out of both.
+Processor time is printed too: on a machine that is busy with other things it says more than the clock.
 """
 
 import argparse
@@ -23,23 +24,34 @@ from runtime.gallery import Gallery
 from runtime.images import read_image, resize
 from runtime.indexing import BATCH, add_encoded
 
+Seconds = tuple[float, float]
+"""By the clock, and of processor time of all threads."""
 
-def bare(encoder: Encoder, crops: NDArray[np.uint8], batch: int) -> float:
-    start = time.perf_counter()
+
+def now() -> Seconds:
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: Seconds) -> Seconds:
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def bare(encoder: Encoder, crops: NDArray[np.uint8], batch: int) -> Seconds:
+    start = now()
     for at in range(0, len(crops), batch):
         encoder.encode(crops[at : at + batch])
-    return time.perf_counter() - start
+    return since(start)
 
 
-def build(encoder: Encoder, bundle: Bundle, source: Path, batch: int) -> float:
+def build(encoder: Encoder, bundle: Bundle, source: Path, batch: int) -> Seconds:
     folder = Path(tempfile.mkdtemp(prefix="index-build-"))
     facts = bundle.manifest.model
     try:
-        start = time.perf_counter()
+        start = now()
         with Gallery.create(folder / "gallery", bundle.binding, facts.embed_dim, facts.patches) as gallery:
             add_encoded(gallery, bundle, encoder, read_labelled(source), batch)
             gallery.fold()
-        return time.perf_counter() - start
+        return since(start)
     finally:
         shutil.rmtree(folder)
 
@@ -66,12 +78,16 @@ def main() -> None:
             (bare(encoder, crops, given.batch), build(encoder, bundle, listed, given.batch))
             for _ in range(given.rounds)
         ]
-    alone, whole = (statistics.median(column) for column in zip(*times, strict=True))
-    ratios = [a / b for a, b in times]
     print(f"{len(images)} images, batch {given.batch}, {encoder.engine_name}, {given.rounds} rounds by turns")
-    print(f"{'bare encoder':20}{len(images) / alone:8.1f} crops/s{1000 * alone / len(images):9.2f} ms a crop")
-    print(f"{'index build':20}{len(images) / whole:8.1f} crops/s{1000 * whole / len(images):9.2f} ms a crop")
-    print(f"ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}); at least 0.85 is the goal")
+    for kind, unit in enumerate(("clock", "processor time")):
+        pairs = [(alone[kind], whole[kind]) for alone, whole in times]
+        ratios = [alone / whole for alone, whole in pairs]
+        alone, whole = (1000 * statistics.median(column) / len(images) for column in zip(*pairs, strict=True))
+        print(
+            f"{unit:16}bare encoder {alone:8.2f} ms a crop, index build {whole:8.2f}, "
+            f"ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        )
+    print("at least 0.85 by the clock is the goal")
 
 
 if __name__ == "__main__":

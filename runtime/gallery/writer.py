@@ -261,8 +261,9 @@ def check_batch(
         wrong |= ~layout.codec.finite(stored)
         tokens = stored.view(np.uint8).reshape(n, layout.token_bytes)
     if wrong.any():
+        first = int(np.argmax(wrong))
         raise GalleryError(
-            f"image {int(np.argmax(wrong))} of the batch has a vector that is zero, not finite or > 65504"
+            f"{records[first].source or f'image {first} of the batch'} has a vector that is zero, not finite or > 65504"
         )
     filled = [_filled(record, vectors[i]) for i, record in enumerate(records)]
     return Batch(filled, vectors, tokens)

@@ -1,4 +1,8 @@
 import logging
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +12,7 @@ from PIL import Image
 from runtime.bundle import Bundle
 from runtime.encoder import Encoder
 from runtime.errors import GalleryError, SourceError
-from runtime.gallery import Gallery
+from runtime.gallery import Gallery, NewEntry
 from runtime.images import read_image, resize
 from runtime.indexing import add_images, build_gallery
 
@@ -119,3 +123,78 @@ def test_gallery_of_another_bundle_is_not_added_to(tiny_bundle: Bundle, tmp_path
         pytest.raises(GalleryError, match="made by another bundle: precision"),
     ):
         add_images(gallery, tiny_bundle, pictures(tmp_path / "s", 1))
+
+
+def test_the_same_source_makes_the_same_entries_under_the_same_ids(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """More images than are gathered for one transaction, decoded by several threads."""
+    source = pictures(tmp_path / "s", 150)
+    (source / "0010_c1s1_000030_01.png").write_bytes((source / "0010_c1s1_000030_00.png").read_bytes())
+    found = []
+    for name in ("a", "b"):
+        result = build_gallery(tiny_bundle, source, tmp_path / name, batch=7)
+        with Gallery.open(tmp_path / name) as gallery:
+            entries = [(entry.id, entry.identity, entry.source) for entry in gallery.entries(result.added)]
+        found.append((entries, result.duplicates))
+    assert found[0] == found[1]
+    assert found[0][1] == 1
+    assert [source for _, _, source in found[0][0]] == sorted(source for _, _, source in found[0][0])
+    assert [id_ for id_, _, _ in found[0][0]] == list(range(1, 151))
+
+
+def test_a_gallery_that_cannot_be_written_ends_the_build_with_its_error(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """The writing thread's error is the caller's, and what was added before it stays."""
+    source = pictures(tmp_path / "s", 200)
+    facts = tiny_bundle.manifest.model
+    with Gallery.create(tmp_path / "g", tiny_bundle.binding, facts.embed_dim, facts.patches) as gallery:
+        seen: list[int] = []
+
+        def progress(done: int, total: int) -> None:
+            seen.append(done)
+            if done == 100:
+                for path in (tmp_path / "g").glob("*.bin"):
+                    path.unlink()
+                    path.symlink_to("/dev/full")  # which a writer does not follow
+
+        with pytest.raises(GalleryError, match=str(tmp_path / "g")):
+            add_images(gallery, tiny_bundle, source, batch=4, progress=progress)
+        assert 64 <= len(gallery) < 200
+        assert seen[-1] < 200
+
+
+def test_an_image_that_the_model_has_no_vector_for_is_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    vectors = np.array([[1, 0, 0, 0], [0, 0, 0, 0]], np.float32)
+    records = [NewEntry("p", source="a.png"), NewEntry("p", source="b.png")]
+    with (
+        Gallery.create(tmp_path / "g", tiny_bundle.binding, 4, 0) as gallery,
+        pytest.raises(GalleryError, match=r"b\.png has a vector that is zero"),
+    ):
+        gallery.add(records, vectors, vectors)
+
+
+def test_ctrl_c_ends_a_build_and_leaves_nothing(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    source = tmp_path / "s"
+    source.mkdir()
+    for number in range(1500):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(source / f"0001_c1s1_{number:06d}_00.bmp")
+    out = tmp_path / "out" / "g"
+    out.parent.mkdir()
+    command = [sys.executable, "-m", "fpc_deploy.cli", "index", "build", source, "--bundle", tiny_bundle.folder]
+    with subprocess.Popen([*command, "--out", out], stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 100
+        while not any(size_of(path) for path in out.parent.glob(".g.*.part/vectors-*.bin")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert b"Traceback" not in errors
+    assert list(out.parent.iterdir()) == []
+
+
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
