@@ -84,7 +84,7 @@ def work_of(
         "search": _search(gallery, max(settings.refine, settings.neighbours), shared),
         "emd": _emd(bundle, gallery),
         "decode": _decode(bundle, gallery, weights["decoder.onnx"]),
-        "rank": _search(gallery, 1, shared),
+        "rank": _rank(settings, gallery, shared),
     }
 
 
@@ -95,6 +95,13 @@ def _search(gallery: Searched, count: int, shared: int) -> Work:
         found = count * gallery.layout.dimension
         return Work(found, 4 * found)
     return Work(numbers, 4 * numbers / shared)
+
+
+def _rank(settings: MatchSettings, gallery: Searched, shared: int) -> Work:
+    """The nearest entry, and the neighbours of a further pass before it."""
+    last, again = _search(gallery, 1, shared), _search(gallery, settings.neighbours, shared)
+    passes = settings.passes - 1
+    return Work(last.multiply_adds + passes * again.multiply_adds, last.bytes + passes * again.bytes)
 
 
 def _emd(bundle: Bundle, gallery: Searched) -> Work:
@@ -119,7 +126,8 @@ def _decode(bundle: Bundle, gallery: Searched, weight_bytes: float) -> Work:
         read += _query_patches(bundle) * layout.dimension
     # 12 D^2: query, key and value products, projection, and an MLP of four times the width
     multiply_adds = 2 * facts.heads * read + 12 * facts.embed_dim**2
-    return Work(multiply_adds, weight_bytes + neighbours * layout.token_bytes, "others")
+    passes = bundle.manifest.matching.passes
+    return Work(passes * multiply_adds, passes * (weight_bytes + neighbours * layout.token_bytes), "others")
 
 
 def _neighbours(settings: MatchSettings, gallery: Searched) -> int:

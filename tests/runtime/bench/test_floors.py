@@ -99,6 +99,13 @@ def test_a_search_reads_all_vectors_or_those_that_hnsw_gives_out() -> None:
     assert work_of(vit_b(), FULL, 8, 0)["rank"] == Work(768, 768 * 4)
 
 
+def test_a_second_pass_decodes_and_ranks_again() -> None:
+    once, twice = (work_of(vit_b(matching=MatchSettings(passes=passes)), FULL, 8, 0) for passes in (1, 2))
+    assert twice["decode"] == Work(2 * once["decode"].multiply_adds, 2 * once["decode"].bytes, "others")
+    assert twice["rank"] == Work(11 * 768, 11 * 768 * 4)
+    assert [name for name in once if once[name] != twice[name]] == ["decode", "rank"]
+
+
 def test_a_gallery_smaller_than_what_is_asked_for() -> None:
     work = work_of(vit_b(), Searched(3, FULL.layout, 10_000), 1, 0)
     assert work["emd"].bytes == 3 * (242 * 768 * 2 + 768 * 4)
