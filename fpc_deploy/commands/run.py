@@ -115,6 +115,7 @@ def _batches(
 def _frames(stack: ExitStack, source: str, reconnect: bool) -> "Iterable[Frame]":
     from runtime.sources import LiveFrames, is_url, on_time, open_frames
 
-    stream = LiveFrames(source) if reconnect and is_url(source) else open_frames(source)
-    stack.callback(stream.close)
+    if not is_url(source):
+        return stack.enter_context(open_frames(source))
+    stream = stack.enter_context(LiveFrames(source, reconnect=reconnect))
     return on_time(stream, stream.name) if stream.paced else stream

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import av
 import av.container
@@ -13,7 +14,6 @@ import av.error
 import numpy as np
 from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from runtime.errors import SourceError
@@ -98,7 +98,8 @@ class VideoFrames:
         Raises:
             SourceError: a stream falls silent or breaks, frames have no time, or nothing at all can be decoded.
         """
-        packets = self._container.demux(self._stream)
+        # Of a live stream everything is looked at: its sound may go on where its picture has frozen.
+        packets = self._container.demux() if self.live else self._container.demux(self._stream)
         self._moved_at = time.monotonic()
         while (pictures := self._next(packets)) is not None:
             for picture in pictures:
@@ -118,12 +119,14 @@ class VideoFrames:
         if not self._closed:
             self._report_end()
 
-    def _next(self, packets: Iterator["Packet[VideoStream]"]) -> list[VideoFrame] | None:
+    def _next(self, packets: "Iterator[Packet[Any]]") -> list[VideoFrame] | None:
         """Pictures of the next packet; None at the end, and once somebody has closed the container."""
         with self._busy:
             try:
                 packet = None if self._closed else next(packets, None)
-                return None if packet is None else self._decode(packet)
+                if packet is None:
+                    return None
+                return self._decode(packet) if packet.stream_index == self._stream.index else []
             except av.error.FFmpegError as error:
                 if self.live and not self._closed:
                     raise SourceError(f"stream {self.name} broke off: {cause(error)}") from error
@@ -133,7 +136,7 @@ class VideoFrames:
                 if self._closed:
                     self._container.close()
 
-    def _decode(self, packet: "Packet[VideoStream]") -> list[VideoFrame]:
+    def _decode(self, packet: "Packet[Any]") -> list[VideoFrame]:
         try:
             return [frame for frame in packet.decode() if isinstance(frame, VideoFrame)]
         except av.error.FFmpegError:

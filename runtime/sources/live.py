@@ -22,7 +22,7 @@ LONGEST_WAIT_S = 30.0
 
 
 class LiveFrames:
-    """A stream that is opened again when it breaks: iterate over it once, inside a `with` block.
+    """A stream whose times never go back, opened again when it breaks: iterate over it once, inside a `with` block.
 
     Another thread than the one that iterates may close it: iteration then ends.
 
@@ -30,6 +30,7 @@ class LiveFrames:
         source: URL, see `open_frames`.
         timeout_s: silence, in seconds, after which the stream is dead.
         first_wait_s: before it is opened again the first time, in seconds; doubled each time up to `LONGEST_WAIT_S`.
+        reconnect: open it again at all; without it a break is an error.
 
     Attributes:
         name: the source as it may be shown; passwords are masked.
@@ -39,11 +40,19 @@ class LiveFrames:
         SourceError: it cannot be opened the first time: then it is the address that is wrong.
     """
 
-    def __init__(self, source: str, timeout_s: float = STREAM_TIMEOUT_S, first_wait_s: float = FIRST_WAIT_S) -> None:
+    def __init__(
+        self,
+        source: str,
+        timeout_s: float = STREAM_TIMEOUT_S,
+        first_wait_s: float = FIRST_WAIT_S,
+        *,
+        reconnect: bool = True,
+    ) -> None:
         self.name = shown(source)
         self.breaks = 0
         self._source = source
         self._timeout_s = timeout_s
+        self._reconnect = reconnect
         self._first_wait_s = self._wait_s = first_wait_s
         self._closed = threading.Event()
         self._frames = open_frames(source, timeout_s)
@@ -71,18 +80,19 @@ class LiveFrames:
         """Yield frames until the stream is closed; a recording on a server ends where it ends.
 
         Raises:
-            SourceError: frames have no time.
+            SourceError: frames have no time, not one can be decoded, or it broke off and is not to be opened again.
         """
         while not self._closed.is_set():
             try:
                 for frame in self._frames:
                     self._wait_s = self._first_wait_s
                     yield self._clock.follow(frame)
-                if not self._frames.endless:
+                if not (self._reconnect and self._frames.endless):
                     return
                 why = f"stream {self.name} ended"
             except SourceError as error:
-                if not self._clock.running:  # never a single frame: it is the stream that is wrong, not the network
+                # Where not a single frame came it is the stream that is wrong, not the network.
+                if not (self._reconnect and self._clock.running):
                     raise
                 why = str(error)
             if not self._closed.is_set():
