@@ -59,6 +59,7 @@ def _packages() -> list[Finding]:
         (("av",), "video and streams", "pip install fpc-deploy"),
         (("onnxruntime", "onnxruntime-gpu"), "running bundles", "pip install 'fpc-deploy[cpu]'"),
         (("onnxruntime-gpu",), "running bundles on an NVIDIA GPU", "pip install 'fpc-deploy[gpu]'"),
+        (("openvino",), "running bundles faster on an Intel or AMD CPU", "pip install 'fpc-deploy[openvino]'"),
         (("torch",), "fpc-deploy export and train", "pip install 'fpc-deploy[export]'"),
         (("timm",), "fpc-deploy export and train", "pip install 'fpc-deploy[export]'"),
         (("onnx",), "fpc-deploy export and calibrate", "pip install 'fpc-deploy[export]'"),

@@ -1,6 +1,7 @@
 """The engine that `auto` stands for: measured once for a machine and a bundle, logged, and kept."""
 
 import logging
+import threading
 import time
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from runtime.bundle import Bundle
 from runtime.engines.decisions import Facts, recall, remember
 from runtime.engines.selection import ENGINES
-from runtime.engines.trial import Trial, built_engines, compare_engine, try_engines
+from runtime.engines.trial import built_engines, compare_engine, try_engines
 from runtime.errors import BundleError
 from runtime.machine import describe_machine, versions
 
@@ -52,6 +53,10 @@ class Moved(BaseModel):
 
 _known: dict[str, Choice | Moved] = {}
 """What this process has decided: four graphs of a bundle ask, the first one measures."""
+_last: dict[str, Choice] = {}
+"""{SHA-256 of a query encoder: the last choice}."""
+_lock = threading.Lock()
+"""Graphs are opened side by side, but whoever measures must be alone, and the others want the answer."""
 
 
 def choose_engine(bundle: Bundle, threads: int | None = None) -> Choice:
@@ -67,22 +72,37 @@ def choose_engine(bundle: Bundle, threads: int | None = None) -> Choice:
         BundleError: the query encoder is missing or damaged.
     """
     facts = _facts(bundle, threads)
-    known = _known.get(repr(facts))
-    if isinstance(known, Choice):
-        return known
-    choice = recall(Choice, facts)
-    if choice is None:
-        log.info("measuring which engine runs %s fastest here: a few seconds, this once", bundle.folder)
-        start = time.monotonic()
-        trial = try_engines(bundle, threads)
-        choice = _as_choice(trial)
-        if trial.complete:
-            remember(choice, facts)
-        log.info("%s, measured in %.1f s", choice, time.monotonic() - start)
-    else:
-        log.info("%s, measured before", choice)
-    _known[repr(facts)] = choice
+    with _lock:
+        known = _known.get(repr(facts))
+        choice = known if isinstance(known, Choice) else _recall_or_measure(bundle, threads, facts)
+        _known[repr(facts)] = _last[str(facts["graph"])] = choice
     return choice
+
+
+def _recall_or_measure(bundle: Bundle, threads: int | None, facts: Facts) -> Choice:
+    recalled = recall(Choice, facts)
+    if recalled is not None:
+        log.info("%s, measured before", recalled)
+        return recalled
+    log.info("measuring which engine runs %s fastest here: a few seconds, this once", bundle.folder)
+    start = time.monotonic()
+    trial = try_engines(bundle, threads)
+    choice = Choice(
+        engine=trial.engine,
+        threads=trial.threads,
+        milliseconds={label: round(ms, 3) for label, ms in trial.milliseconds.items()},
+        refused=trial.refused,
+    )
+    if trial.complete:
+        remember(choice, facts)
+    log.info("%s, measured in %.1f s", choice, time.monotonic() - start)
+    return choice
+
+
+def chosen_already(bundle: Bundle) -> Choice | None:
+    """Return what this process chose last for the query encoder of `bundle`, with whatever threads."""
+    record = bundle.manifest.files.get("query_encoder.onnx")
+    return None if record is None else _last.get(record.sha256)
 
 
 def warn_if_moved(bundle: Bundle, engine: str, threads: int | None = None) -> None:
@@ -92,14 +112,15 @@ def warn_if_moved(bundle: Bundle, engine: str, threads: int | None = None) -> No
         EngineError, MissingExtraError: the engine cannot run here.
     """
     facts = {**_facts(bundle, threads), "engine": engine}
-    known = _known.get(repr(facts))
-    if isinstance(known, Moved):
-        return
-    moved = recall(Moved, facts)
-    if moved is None:
-        found = compare_engine(bundle, engine, threads)
-        moved = Moved(holds=found.holds, summary=str(found))
-        remember(moved, facts)
+    with _lock:
+        if repr(facts) in _known:
+            return
+        moved = recall(Moved, facts)
+        if moved is None:
+            found = compare_engine(bundle, engine, threads)
+            moved = Moved(holds=found.holds, summary=str(found))
+            remember(moved, facts)
+        _known[repr(facts)] = moved
     if moved.holds:
         log.info("%s answers as the graphs do: %s", engine, moved.summary)
     else:
@@ -107,16 +128,6 @@ def warn_if_moved(bundle: Bundle, engine: str, threads: int | None = None) -> No
             "%s moves the answers of %s: %s; use it for galleries and queries alike, or not at all",
             engine, bundle.folder, moved.summary,
         )  # fmt: skip
-    _known[repr(facts)] = moved
-
-
-def _as_choice(trial: Trial) -> Choice:
-    return Choice(
-        engine=trial.engine,
-        threads=trial.threads,
-        milliseconds={label: round(ms, 3) for label, ms in trial.milliseconds.items()},
-        refused=trial.refused,
-    )
 
 
 def _facts(bundle: Bundle, threads: int | None) -> Facts:

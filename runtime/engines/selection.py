@@ -98,13 +98,14 @@ def resolve_engine(bundle: Bundle, graph: GraphName, engine: str, threads: int |
     encodes = graph in ENCODERS
     if engine != "auto":
         return (engine if encodes else MOVING.get(engine, engine)), threads
-    from runtime.engines.choice import choose_engine
+    from runtime.engines.choice import choose_engine, chosen_already
 
-    choice = choose_engine(bundle, threads)
-    if not encodes and choice.engine.startswith("openvino"):
-        # the shapes of matcher and decoder change from call to call, and OpenVINO compiles for each
-        return REFERENCE, choice.threads
-    return choice.engine, choice.threads
+    if encodes:
+        choice = choose_engine(bundle, threads)
+        return choice.engine, choice.threads
+    choice = chosen_already(bundle) or choose_engine(bundle, threads)  # by whatever threads the encoder runs with
+    # the shapes of matcher and decoder change from call to call, and OpenVINO compiles for each
+    return REFERENCE if choice.engine.startswith("openvino") else choice.engine, threads or choice.threads
 
 
 def check_name(engine: str) -> None:

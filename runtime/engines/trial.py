@@ -5,8 +5,9 @@ that are timed are the answers that are compared.
 """
 
 import importlib.util
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle import Bundle
 from runtime.engines.protocol import Array
-from runtime.engines.selection import REFERENCE, open_engine
+from runtime.engines.selection import MOVING, REFERENCE, open_engine
 from runtime.errors import EngineError, MissingExtraError
 from runtime.images import read_image, resize
 from runtime.machine import usable_cores
@@ -28,15 +29,17 @@ TOP = 10
 LEAST_CROPS = 12
 """Crops without which nothing is said of an engine's answers."""
 BUDGET_S = 4.0
-"""After this nothing new is begun; what is loaded by then still encodes `LEAST_CROPS`."""
+"""After this only what a decision needs is still done: engines tried on `LEAST_CROPS`, threads left as they are."""
+PATIENCE_S = 12.0
+"""After this no further engine is tried: a slow or a busy machine."""
 FAST_ENOUGH_MS = 5.0
 """Below this nothing but the reference is tried: reading and cutting a crop takes about as long."""
 CLEAR_GAIN = 0.95
 """Share of the reference's time that another engine may take at most to be worth a change."""
 HOPELESS = 1.3
-"""An engine that is this many times slower than the best after five turns is tried no further."""
+"""An engine that is this many times slower than the other after three turns is tried no further."""
 NO_TIME = "there was no time to try it"
-_EARLY_TURNS = 5
+_EARLY_TURNS = 3
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,14 @@ class Runner:
         engine: its name.
         threads: of one run.
         seconds: of each run but the first.
-        descriptors: of the crops, in their order, (D,) each.
+        descriptors: {number of a crop: (D,)}.
     """
 
     bundle: Bundle
     engine: str
     threads: int
     seconds: list[float] = field(default_factory=list)
-    descriptors: list[Array] = field(default_factory=list)
+    descriptors: dict[int, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._engine = open_engine(self.bundle.graph_path("query_encoder"), self.engine, self.threads)
@@ -101,12 +104,12 @@ class Runner:
         """Run once without counting: engines allocate and compile at their first run."""
         self._engine.run({"crops": crop[None], "camera": self._camera})
 
-    def run(self, crop: NDArray[np.uint8]) -> None:
+    def run(self, number: int, crop: NDArray[np.uint8]) -> None:
         """Encode one (H, W, 3) uint8 crop."""
         start = time.perf_counter()
         answer = self._engine.run({"crops": crop[None], "camera": self._camera})
         self.seconds.append(time.perf_counter() - start)
-        self.descriptors.append(answer["descriptor"][0])
+        self.descriptors[number] = answer["descriptor"][0]
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class Trial:
         threads: of one of its runs.
         milliseconds: {"onnxruntime x2": median of a crop} of all that ran.
         refused: {engine: why it is not used although it is faster, or cannot be used}.
-        complete: False if time ran out, as on a machine that is busy with other things: another trial may end otherwise.
+        complete: False if time ran out, as on a machine that is busy: another trial may end otherwise.
     """
 
     engine: str
@@ -135,24 +138,18 @@ def try_engines(bundle: Bundle, threads: int | None = None) -> Trial:
         bundle: whose query encoder runs, a crop at a time.
         threads: to run with; None tries all cores first, then fewer.
     """
-    deadline = time.monotonic() + BUDGET_S
+    start = time.monotonic()
     crops = probe_crops(bundle)
-    most = threads or usable_cores()
-    reference = Runner(bundle, REFERENCE, most)
+    reference = Runner(bundle, REFERENCE, threads or usable_cores())
     reference.warm_up(crops[0])
-    _take_turns([reference], crops[:_EARLY_TURNS], deadline, least=1)
-    runners, refused = [reference], dict[str, str]()
+    _take_turns([reference], crops[:_EARLY_TURNS])
     if reference.milliseconds > FAST_ENOUGH_MS:
-        reference.seconds.clear()
-        reference.descriptors.clear()
-        others, refused = _open_others(bundle, most, crops[0], deadline)
-        runners += others
-        _take_turns(runners, crops, deadline, least=LEAST_CROPS if others else 1)
-    chosen = _fastest(runners, refused)
-    taken = {runner.label: runner.milliseconds for runner in runners}
-    del runners
-    if threads is None:
-        chosen = _with_fewer_threads(chosen, crops[:_EARLY_TURNS], taken, deadline)
+        chosen, taken, refused = _try_others(reference, crops, start)
+    else:
+        chosen, taken, refused = reference, {}, {}
+    taken = {reference.label: reference.milliseconds, **taken}
+    if threads is None and time.monotonic() - start < BUDGET_S:
+        chosen = _with_fewer_threads(chosen, crops[: 2 * _EARLY_TURNS], taken)
     return Trial(chosen.engine, chosen.threads, taken, refused, complete=NO_TIME not in refused.values())
 
 
@@ -163,16 +160,15 @@ def compare_engine(bundle: Bundle, engine: str, threads: int | None = None) -> A
         EngineError, MissingExtraError: the engine cannot run here.
     """
     pair = [Runner(bundle, name, threads or usable_cores()) for name in (REFERENCE, engine)]
-    for crop in probe_crops(bundle):
-        for runner in pair:
-            runner.run(crop)
+    _take_turns(pair, probe_crops(bundle), to_the_end=True)
     return agreement(pair[1].descriptors, pair[0].descriptors)
 
 
-def agreement(found: Sequence[Array], reference: Sequence[Array]) -> Agreement:
-    """Compare descriptors of the same crops, as far as both go."""
-    count = min(len(found), len(reference))
-    mine, theirs = (_unit(np.stack(side[:count])) for side in (found, reference))
+def agreement(found: Mapping[int, Array], reference: Mapping[int, Array]) -> Agreement:
+    """Compare the descriptors of those crops that both encoded."""
+    both = sorted(found.keys() & reference.keys())
+    count = len(both)
+    mine, theirs = (_unit(np.stack([side[number] for number in both])) for side in (found, reference))
     top = min(TOP, max(1, (count - 1) // 2))  # of few crops the ten nearest would be all of them
     near, near_reference = (_nearest(side, top) for side in (mine, theirs))
     shared = [np.isin(a, b).mean() for a, b in zip(near, near_reference, strict=True)]
@@ -207,65 +203,64 @@ def built_engines(bundle: Bundle) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
-def _open_others(
-    bundle: Bundle, threads: int, crop: NDArray[np.uint8], deadline: float
-) -> tuple[list[Runner], dict[str, str]]:
-    opened, refused = list[Runner](), dict[str, str]()
-    for engine in installed_engines(bundle):
-        if time.monotonic() > deadline:
+def _try_others(
+    reference: Runner, crops: Sequence[NDArray[np.uint8]], start: float
+) -> tuple[Runner, dict[str, float], dict[str, str]]:
+    """Return the fastest runner whose answers hold, what each took, and why some are not used."""
+    best, taken, refused = reference, dict[str, float](), dict[str, str]()
+    for engine in installed_engines(reference.bundle):
+        if engine == MOVING.get(best.engine):
+            continue  # the same engine in fewer bits is faster, and its answers hold
+        if time.monotonic() - start > PATIENCE_S:
             refused[engine] = NO_TIME
             continue
         try:
-            runner = Runner(bundle, engine, threads)
-            runner.warm_up(crop)
-            opened.append(runner)
+            runner = Runner(reference.bundle, engine, reference.threads)
+            runner.warm_up(crops[0])
+            _take_turns([reference, runner], crops, start + BUDGET_S)
         except (EngineError, MissingExtraError) as error:
             refused[engine] = str(error)
-    return opened, refused
-
-
-def _take_turns(runners: Sequence[Runner], crops: Sequence[NDArray[np.uint8]], deadline: float, least: int) -> None:
-    """Let each runner encode the crops.
-
-    Those that cannot win any more stop early, and all stop after the deadline, but not before `least` crops.
-    """
-    active = list(runners)
-    for turn, crop in enumerate(crops):
-        if turn >= least and time.monotonic() > deadline:
-            break
-        if turn == _EARLY_TURNS:
-            best = min(runner.milliseconds for runner in active)
-            active = [runner for runner in active if runner.milliseconds <= HOPELESS * best or runner is runners[0]]
-            if len(active) == 1:
-                break
-        for runner in active:
-            runner.run(crop)
-
-
-def _fastest(runners: Sequence[Runner], refused: dict[str, str]) -> Runner:
-    """Return the fastest runner whose answers hold; `refused` learns of those that were faster."""
-    reference = runners[0]
-    for runner in sorted(runners[1:], key=lambda one: one.milliseconds):
-        if runner.milliseconds > CLEAR_GAIN * reference.milliseconds:
-            break
+            continue
+        taken[runner.label] = runner.milliseconds
+        if runner.milliseconds > CLEAR_GAIN * min(reference.milliseconds, best.milliseconds):
+            continue
         found = agreement(runner.descriptors, reference.descriptors)
         if found.holds:
-            return runner
-        refused[runner.engine] = f"it moves the answers: {found}"
-    return reference
+            best = runner
+        else:
+            refused[engine] = f"it moves the answers: {found}"
+    return best, taken, refused
 
 
-def _with_fewer_threads(
-    chosen: Runner, crops: Sequence[NDArray[np.uint8]], taken: dict[str, float], deadline: float
-) -> Runner:
+def _take_turns(
+    runners: Sequence[Runner],
+    crops: Sequence[NDArray[np.uint8]],
+    deadline: float = math.inf,
+    *,
+    to_the_end: bool = False,
+) -> None:
+    """Let each runner encode the crops.
+
+    Unless it is to the end, they stop when the last of them has no hope left, and after the deadline, but then not
+    before `LEAST_CROPS`.
+    """
+    for number, crop in enumerate(crops):
+        if number >= LEAST_CROPS and time.monotonic() > deadline:
+            break
+        hopeless = number == _EARLY_TURNS and runners[-1].milliseconds > HOPELESS * runners[0].milliseconds
+        if hopeless and not to_the_end:
+            break
+        for runner in runners:
+            runner.run(number, crop)
+
+
+def _with_fewer_threads(chosen: Runner, crops: Sequence[NDArray[np.uint8]], taken: dict[str, float]) -> Runner:
     """Halve the threads for as long as that costs no time: they are of use to other stages."""
-    while chosen.threads > 1 and time.monotonic() < deadline:
+    while chosen.threads > 1:
         fewer = Runner(chosen.bundle, chosen.engine, chosen.threads // 2)
         fewer.warm_up(crops[0])
         chosen.seconds.clear()
-        for crop in crops:
-            for runner in (chosen, fewer):
-                runner.run(crop)
+        _take_turns([chosen, fewer], crops)
         taken[fewer.label] = fewer.milliseconds
         if fewer.milliseconds > chosen.milliseconds / CLEAR_GAIN:
             break

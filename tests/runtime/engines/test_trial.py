@@ -1,6 +1,6 @@
 """Engines are timed and compared on real crops before one is chosen."""
 
-import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +9,12 @@ import pytest
 from calibration.gate import FP16_BOUNDS
 from runtime.bundle import Bundle
 from runtime.engines import trial
-from runtime.engines.trial import DESCRIPTOR_COSINE, TOP_OVERLAP, Runner, Trial, agreement, probe_crops, try_engines
+from runtime.engines.protocol import Array
+from runtime.engines.trial import DESCRIPTOR_COSINE, TOP_OVERLAP, Runner, agreement, probe_crops, try_engines
 
-MODERATE = 0.01
+
+def shaken(vectors: Mapping[int, Array], spread: float, rng: np.random.Generator) -> dict[int, Array]:
+    return {number: vector + spread * rng.standard_normal(64) for number, vector in vectors.items()}
 
 
 def test_the_bounds_are_those_of_fp16() -> None:
@@ -28,15 +31,15 @@ def test_the_crops_come_with_the_runtime_in_the_size_of_the_bundle(tiny_bundle: 
 
 def test_agreement_of_answers_that_are_the_same_moved_and_broken() -> None:
     rng = np.random.default_rng(0)
-    descriptors = list(rng.standard_normal((24, 64)).astype(np.float32))
+    descriptors = dict(enumerate(rng.standard_normal((24, 64)).astype(np.float32)))
     same = agreement(descriptors, descriptors)
     assert same.holds
     assert (same.crops, same.top) == (24, 1.0)
-    moved = agreement([one + MODERATE * rng.standard_normal(64) * 10 for one in descriptors], descriptors)
+    moved = agreement(shaken(descriptors, 0.1, rng), descriptors)
     assert 0.9 < moved.descriptor_cosine < DESCRIPTOR_COSINE
     assert not moved.holds
-    assert not agreement([np.full(64, np.nan, np.float32)] * 24, descriptors).holds
-    few = agreement(descriptors[:5], descriptors)
+    assert not agreement(dict.fromkeys(descriptors, np.full(64, np.nan, np.float32)), descriptors).holds
+    few = agreement({number: descriptors[number] for number in (3, 8, 9, 20, 22)}, descriptors)
     assert few.descriptor_cosine > 0.999
     assert not few.holds
 
@@ -45,8 +48,8 @@ def test_another_order_alone_is_refused() -> None:
     """Descriptors that all lie close together change their order long before their direction."""
     rng = np.random.default_rng(0)
     common = rng.standard_normal(64)
-    descriptors = [common + 0.05 * rng.standard_normal(64) for _ in range(24)]
-    found = agreement([one + 0.005 * rng.standard_normal(64) for one in descriptors], descriptors)
+    descriptors = shaken(dict.fromkeys(range(24), common), 0.05, rng)
+    found = agreement(shaken(descriptors, 0.005, rng), descriptors)
     assert found.descriptor_cosine > DESCRIPTOR_COSINE
     assert found.top < TOP_OVERLAP
     assert not found.holds
@@ -70,7 +73,8 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("eager")
 def test_what_is_installed_is_tried_and_the_choice_is_the_fastest_that_holds(tiny_bundle: Bundle) -> None:
     found = try_engines(tiny_bundle, threads=1)
-    assert {"onnxruntime x1", "openvino x1"} <= found.milliseconds.keys()
+    assert "onnxruntime x1" in found.milliseconds
+    assert found.milliseconds.keys() & {"openvino x1", "openvino-bf16 x1"}
     assert found.complete
     best = found.milliseconds[f"{found.engine} x{found.threads}"]
     for label, ms in found.milliseconds.items():
@@ -83,8 +87,8 @@ def test_an_engine_that_moves_the_answers_is_refused_however_fast(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial, "installed_engines", lambda _: ["openvino"])
-    monkeypatch.setattr(trial, "CLEAR_GAIN", 1e9)  # any speed counts as faster
-    monkeypatch.setattr(trial, "HOPELESS", 1e9)
+    for bound in ("CLEAR_GAIN", "HOPELESS"):
+        monkeypatch.setattr(trial, bound, 1e9)  # any speed counts as faster
     assert try_engines(tiny_bundle, threads=1).engine == "openvino"
     monkeypatch.setattr(trial, "DESCRIPTOR_COSINE", 1.1)  # what no engine keeps
     found = try_engines(tiny_bundle, threads=1)
@@ -96,7 +100,7 @@ def test_an_engine_that_moves_the_answers_is_refused_however_fast(
 def test_when_time_runs_out_the_reference_stays_and_the_trial_says_it_is_not_complete(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "BUDGET_S", 0.0)
+    monkeypatch.setattr(trial, "PATIENCE_S", 0.0)
     found = try_engines(tiny_bundle)
     assert found.engine == "onnxruntime"
     assert found.refused["openvino"] == trial.NO_TIME
@@ -106,10 +110,9 @@ def test_when_time_runs_out_the_reference_stays_and_the_trial_says_it_is_not_com
 @pytest.mark.usefixtures("eager")
 def test_an_engine_that_does_not_load_is_passed_over(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "installed_engines", lambda _: ["onnxruntime-cuda", "tensorrt"])
-    found: Trial = try_engines(tiny_bundle, threads=1)
+    found = try_engines(tiny_bundle, threads=1)
     assert found.engine == "onnxruntime"
     assert found.refused.keys() == {"onnxruntime-cuda", "tensorrt"}
-    logging.getLogger(__name__).debug("%s", found.refused)
 
 
 def test_a_runner_keeps_what_it_took_and_said(tiny_bundle: Bundle) -> None:
@@ -117,8 +120,8 @@ def test_a_runner_keeps_what_it_took_and_said(tiny_bundle: Bundle) -> None:
     crops = probe_crops(tiny_bundle)
     runner.warm_up(crops[0])
     assert runner.seconds == []
-    for crop in crops[:3]:
-        runner.run(crop)
+    for number, crop in enumerate(crops[:3]):
+        runner.run(number, crop)
     assert runner.label == "onnxruntime x1"
     assert len(runner.seconds) == len(runner.descriptors) == 3
     assert runner.milliseconds > 0
