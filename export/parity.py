@@ -34,7 +34,6 @@ class Comparison:
 
     graph: str
     output: str
-    allowed: float = TOLERANCE
     batches: list[int] = field(default_factory=list)
     max_abs: float = 0.0
     scale: float = 1.0
@@ -68,7 +67,7 @@ class Comparison:
             output=self.output,
             batches=tuple(dict.fromkeys(self.batches)),
             max_abs=self.max_abs,
-            tolerance=self.allowed * self.scale,
+            tolerance=TOLERANCE * self.scale,
             min_cosine=self.min_cosine,
             worst_sample=self.worst_sample,
         )

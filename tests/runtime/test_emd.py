@@ -42,8 +42,9 @@ def test_compact_distances_are_those_of_the_float_matcher(tiny_bundle: Bundle, p
     compact = CompactEmd(tiny_bundle, 2).distances(query, given)
     plain = FloatEmd(tiny_bundle, "onnxruntime", 2).distances(query, given)
     assert compact.shape == plain.shape == (3, CANDIDATES)
-    assert np.ptp(plain) > 0.1
-    np.testing.assert_allclose(compact, plain, atol=0.01)
+    assert np.ptp(plain) > 0.5
+    # 32 coordinates in 63 steps; at 384 coordinates rounding is a tenth of this
+    np.testing.assert_allclose(compact, plain, atol=0.02)
 
 
 @pytest.mark.parametrize("kind", [CompactEmd, FloatEmd])
@@ -116,4 +117,4 @@ def test_a_bundle_without_compact_graphs_matches_a_compact_gallery_all_the_same(
         for bundle in (old, tiny_bundle)
     ]
     assert "export it again" in caplog.text
-    np.testing.assert_allclose(found[0].distance, found[1].distance, atol=0.01)
+    np.testing.assert_allclose(found[0].distance, found[1].distance, atol=0.02)
