@@ -59,7 +59,8 @@ class Scale:
 
     def levels(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the nearest levels, -128..127, as numbers."""
-        return np.clip(np.rint(values / np.float32(self.step)) - self.offset, -128, 127).astype(np.float32)
+        levels = np.rint(values / np.float32(self.step)) - np.float32(self.offset)
+        return np.asarray(np.clip(levels, -128, 127), np.float32)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from runtime.bundle import Bundle, verify_file
 from runtime.encoder import Encoder
 from runtime.engines import Engine, open_engine, open_graph, resolve_engine
 from runtime.engines.decisions import Facts, recall, remember
-from runtime.errors import EngineError
+from runtime.engines.protocol import Array
+from runtime.errors import FpcError
 from runtime.machine import describe_machine, versions
 
 log = logging.getLogger(__name__)
@@ -98,16 +99,18 @@ def speed_here(bundle: Bundle, engine: str = "auto", threads: int | None = None)
 
     Returns:
         (float32, own), or None where nothing can be compared: a float32 bundle, one without a stand-in, or TensorRT,
-        whose engines are built ahead.
+        which compiles for minutes.
 
     Raises:
         BundleError: the stand-in is missing or damaged.
         EngineError, MissingExtraError: the engine cannot run here.
     """
     record = bundle.manifest.files.get(STAND_IN)
-    if bundle.manifest.precision == "fp32" or record is None or engine.startswith("tensorrt"):
+    if bundle.manifest.precision == "fp32" or record is None:
         return None
     name, threads = resolve_engine(bundle, "query_encoder", engine, threads)
+    if "tensorrt" in name:
+        return None
     facts = _facts(bundle, name, threads)
     found = recall(SpeedHere, facts)
     if found is None:
@@ -115,7 +118,10 @@ def speed_here(bundle: Bundle, engine: str = "auto", threads: int | None = None)
         verify_file(path, record)
         log.info("measuring whether %s is faster than float32 here, this once", bundle.manifest.precision)
         engines = [open_engine(path, name, threads), open_graph(bundle, "query_encoder", name, threads)]
-        inputs = {"crops": _crop(bundle), "camera": np.array([bundle.manifest.cameras.unknown], np.int64)}
+        inputs: dict[str, Array] = {
+            "crops": _crop(bundle),
+            "camera": np.array([bundle.manifest.cameras.unknown], np.int64),
+        }
         float32, own = _by_turns([_runner(one, inputs) for one in engines], QUICK_REPEATS)
         found = SpeedHere(engine=engines[1].name, own_ms=own, float32_ms=float32)
         remember(found, facts)
@@ -132,8 +138,8 @@ def warn_if_slower(bundle: Bundle, engine: str = "auto", threads: int | None = N
     """
     try:
         speeds = speed_here(bundle, engine, threads)
-    except EngineError as error:
-        log.info("whether %s is faster than float32 here cannot be measured: %s", bundle.manifest.precision, error)
+    except FpcError as error:
+        log.warning("whether %s is faster than float32 here cannot be measured: %s", bundle.manifest.precision, error)
         return
     if speeds is None:
         return
@@ -153,7 +159,7 @@ def _by_turns(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]
     return [1e3 * float(np.median(times)) for times in taken]
 
 
-def _runner(engine: Engine, inputs: dict[str, NDArray[np.generic]]) -> Callable[[], object]:
+def _runner(engine: Engine, inputs: dict[str, Array]) -> Callable[[], object]:
     return lambda: engine.run(inputs)
 
 

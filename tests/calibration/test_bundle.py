@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from calibration.bundle import CalibrateOptions, calibrate_bundle
 from calibration.derive import derive_bundle
 from calibration.gate import INT8_BOUNDS, Verdict, judge
-from fpc_deploy.cli import app
+from fpc_deploy.cli import app, main
 from runtime.bundle import Bundle, sha256_of
-from runtime.errors import BundleError, ParityError, SourceError
+from runtime.errors import BundleError, ParityError
 from runtime.speed import STAND_IN
 from tests.calibration.conftest import MakeImages, smooth
 from tests.precisions import make_int8
@@ -73,13 +73,37 @@ def test_beyond_the_bounds_nothing_is_written_unless_allowed(
     assert any(note.startswith("WRITTEN IN SPITE OF A LOSS") for note in bundle.manifest.notes)
 
 
-@pytest.mark.parametrize("count", [5, 0])
-def test_a_short_or_empty_set_writes_nothing(
-    tiny_bundle: Bundle, make_images: MakeImages, tmp_path: Path, count: int
+@pytest.mark.parametrize(
+    ("count", "phrase"),
+    [
+        (5, "has 5 usable images of 5 (0 unreadable, 0 blank or repeated): at least 16"),
+        (0, "holds no images"),
+    ],
+)
+def test_a_short_or_empty_set_ends_the_command_and_writes_nothing(
+    tiny_bundle: Bundle,
+    make_images: MakeImages,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    phrase: str,
 ) -> None:
     folder = make_images(smooth(max(count, 1), 0)[:count])
-    with pytest.raises(SourceError):
-        calibrate_bundle(tiny_bundle, folder, tmp_path / "int8", OPTIONS)
+    line = [
+        "fpc-deploy",
+        "calibrate",
+        str(tiny_bundle.folder),
+        "--images",
+        str(folder),
+        "--out",
+        str(tmp_path / "int8"),
+    ]
+    monkeypatch.setattr("sys.argv", line)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert phrase in " ".join(capsys.readouterr().err.split())
     assert listing(tmp_path) == ["images"]
 
 

@@ -61,10 +61,13 @@ def test_tensorrt_is_not_measured_here(int8: Bundle) -> None:
     assert speed_here(int8, "tensorrt") is None
 
 
-def test_a_damaged_stand_in_is_not_run(int8: Bundle) -> None:
+def test_a_damaged_stand_in_is_not_run_and_stops_nobody(int8: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     (int8.folder / STAND_IN).write_bytes(b"something else")
     with pytest.raises(BundleError, match="the manifest says"):
         speed_here(int8, "onnxruntime")
+    with caplog.at_level(logging.WARNING):
+        warn_if_slower(int8, "onnxruntime")
+    assert "cannot be measured" in caplog.text
 
 
 def test_two_bundles_are_timed_by_turns(tiny_bundle: Bundle, int8: Bundle) -> None:
