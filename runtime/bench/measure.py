@@ -93,7 +93,7 @@ def measure(
             gallery = stack.enter_context(made_up_gallery(bundle, options.gallery_size, options.tokens, options.engine))
         else:
             gallery = existing_gallery(options.gallery, bundle, options.engine)
-        codes = Place(REFERENCE, "int8", others.threads) if gallery.searched.as_bytes else None
+        codes = Place(REFERENCE, "int8", options.threads) if gallery.searched.as_bytes else None
         rates, measured = None, dict[int, Measured]()
         for batch in options.batches:
             progress(f"batch {batch}")
@@ -103,16 +103,18 @@ def measure(
             progress("what the machine can do")
             spend = min(RATE_SECONDS, options.seconds)
             rates = measure_rates(encoders, others, codes, spend).best(rates)
+    if rates is None:  # for the type checker: one batch size at least was measured
+        raise FpcError("nothing was measured")
+    _, threads = resolve_engine(bundle, "query_encoder", options.engine, options.threads)
     run_rate = max(taken.run_crops_per_s or 0.0 for taken in measured.values())
-    return [
-        _report(_Conditions(bundle, gallery, pictures, encoders, rates, run_rate, load), batch, taken)
-        for batch, taken in measured.items()
-        if rates is not None  # one batch size at least was measured
-    ]
+    shared = _Conditions(bundle, gallery, pictures, encoders, threads, rates, run_rate, load)
+    return [_report(shared, batch, taken) for batch, taken in measured.items()]
 
 
 def places(bundle: Bundle, engine: str, threads: int | None) -> tuple[Place, Place]:
-    """Return where the encoders run, and where matcher and decoder do.
+    """Return where the encoders could run, and where matcher and decoder could.
+
+    With the threads that were asked for, not with those that `auto` settled on: a floor is what the machine could do.
 
     Raises:
         EngineError: no such engine, or it does not start here.
@@ -120,11 +122,11 @@ def places(bundle: Bundle, engine: str, threads: int | None) -> tuple[Place, Pla
     """
     precision = bundle.manifest.precision
     rest = "fp32" if precision == "int8" else precision  # calibration quantises the encoders alone
-    encoding, its_threads = resolve_engine(bundle, "query_encoder", engine, threads)
-    deciding, other_threads = resolve_engine(bundle, "decoder", engine, threads)
+    encoding, _ = resolve_engine(bundle, "query_encoder", engine, threads)
+    deciding, _ = resolve_engine(bundle, "decoder", engine, threads)
     if not encoding.startswith("tensorrt"):  # which takes no graph of ours
-        open_engine(graph_path("fp32"), encoding, its_threads)  # it is better to fail before a gallery is made
-    return Place(encoding, precision, its_threads), Place(deciding, rest, other_threads)
+        open_engine(graph_path("fp32"), encoding, threads)  # it is better to fail before a gallery is made
+    return Place(encoding, precision, threads), Place(deciding, rest, threads)
 
 
 def figures(
@@ -197,6 +199,7 @@ class _Conditions:
     gallery: OpenedGallery
     pictures: Pictures
     encoders: Place
+    threads: int | None
     rates: Rates
     run_rate: float
     load: float | None
@@ -220,7 +223,7 @@ def _report(given: _Conditions, batch: int, taken: Measured) -> Report:
         run_crops_per_s=given.run_rate,
         made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=versions(),
-        threads=given.encoders.threads,
+        threads=given.threads,
         model=_facts(bundle),
         matching=bundle.manifest.matching.model_dump(mode="json"),
         tokens=given.gallery.tokens,
