@@ -6,6 +6,7 @@ Every hand-over is bounded, and in the order of the images: the same source make
 While one group of entries is being written the next one is encoded; what a transaction promises stays as it is.
 """
 
+import hashlib
 import logging
 import os
 from collections import deque
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.ahead import map_ahead
-from runtime.bundle import Bundle, sha256_of
+from runtime.bundle import Bundle
 from runtime.datasets import LabelledImage, read_labelled
 from runtime.encoder import Encoder, Features
 from runtime.errors import GalleryError, ImageError
@@ -206,6 +207,7 @@ class _Writing:
         Raises:
             GalleryError: an earlier batch could not be written.
         """
+        self._collect(_WAITING + 1)
         self._gathered.append((group, features))
         if sum(len(group) for group, _ in self._gathered) >= _AT_ONCE:
             self._hand_over()
@@ -214,13 +216,16 @@ class _Writing:
         """Wait until all is written; return what became of each transaction, in order."""
         if self._gathered:
             self._hand_over()
-        self._done += [future.result() for future in self._pending]
-        self._pending.clear()
+        self._collect(0)
         return self._done
 
-    def _hand_over(self) -> None:
-        while len(self._pending) > _WAITING:
+    def _collect(self, most: int) -> None:
+        """Take in what is done, and wait until at most `most` transactions are pending; an error comes out here."""
+        while self._pending and (len(self._pending) > most or self._pending[0].done()):
             self._done.append(self._pending.popleft().result())
+
+    def _hand_over(self) -> None:
+        self._collect(_WAITING)
         self._pending.append(self._pool.submit(self._add, self._gathered))
         self._gathered = []
 
@@ -271,7 +276,7 @@ class _Loading:
         """Read, hash and resize one image; for one that the gallery holds, its hash alone."""
         check_file(image.path)
         try:
-            digest = sha256_of(image.path)
+            digest = hashlib.sha256(image.path.read_bytes()).hexdigest()
         except (OSError, ValueError) as error:
             raise ImageError(f"{image.path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
         if self._gallery.holder_of(digest) is not None:
