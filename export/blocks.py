@@ -63,8 +63,8 @@ class _Product(nn.Module):
 
     def __init__(self, linear: nn.Linear, scale: Tensor | None = None) -> None:
         super().__init__()
-        weight, bias = linear.weight.detach(), linear.bias
-        bias = torch.zeros(len(weight)) if bias is None else bias.detach()
+        weight = linear.weight.detach()
+        bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach()
         if scale is not None:
             weight, bias = weight * scale[:, None], bias * scale
         self.register_buffer("weight", weight.T.contiguous())

@@ -165,6 +165,7 @@ class EncoderGraph(nn.Module):
     def _run_blocks(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the token memory and, where a block pruned, the place of each patch; as `FPCModel.run_blocks`."""
         kept: Tensor | None = None
+        block: Any  # a module list gives modules
         for depth, block in enumerate(self.blocks):
             tokens, shares = block.attend(tokens)
             if depth in self.keep:

@@ -14,7 +14,7 @@ from runtime.engines.trial import DESCRIPTOR_COSINE, TOP_OVERLAP, Runner, agreem
 
 
 def shaken(vectors: Mapping[int, Array], spread: float, rng: np.random.Generator) -> dict[int, Array]:
-    return {number: vector + spread * rng.standard_normal(64) for number, vector in vectors.items()}
+    return {number: vector.astype(np.float64) + spread * rng.standard_normal(64) for number, vector in vectors.items()}
 
 
 def test_the_bounds_are_those_of_fp16() -> None:
