@@ -13,7 +13,7 @@ from runtime.bundle import Bundle
 from runtime.encoder import Encoder, Features
 from runtime.engines import Engine, open_engine
 from runtime.gallery.protocol import Candidates, Entry, StoredTokens, Tokens
-from runtime.matching import Consolidator, Matcher
+from runtime.matching import Consolidator, Matcher, neighbours_of
 
 BATCH = 4
 
@@ -38,7 +38,7 @@ class Answers:
         self.scores = unit(self.consolidated) @ unit(entries.descriptor).T
 
 
-class _CropGallery:
+class CropGallery:
     """The gallery of a comparison: every entry is a candidate."""
 
     def __init__(self, features: Features) -> None:
@@ -71,14 +71,17 @@ class _CropGallery:
 def _consolidate(bundle: Bundle, queries: Features, entries: Features) -> NDArray[np.float32]:
     settings = bundle.manifest.matching
     matcher = Matcher(bundle, settings, engine="onnxruntime")
-    consolidator = Consolidator(bundle, engine="onnxruntime")
-    gallery, answers = _CropGallery(entries), []
+    consolidator = Consolidator(bundle, engine="onnxruntime", temperature=settings.neighbour_temperature)
+    gallery, answers = CropGallery(entries), []
     for start in range(0, len(queries.cls), BATCH):
         part = slice(start, start + BATCH)
         asked = Features(queries.cls[part], queries.patches[part], queries.descriptor[part])
-        nearest = gallery.search(asked.cls, min(settings.refine, len(gallery)))
+        nearest = matcher.candidates(asked, gallery)
         neighbours = matcher.refine(asked, nearest.entries, nearest.cosine, gallery)
-        answers.append(consolidator.consolidate(asked, neighbours))
+        answer = consolidator.consolidate(asked, neighbours)
+        for _ in range(settings.passes - 1):  # as `runtime.pipeline` does
+            answer = consolidator.consolidate(asked, neighbours_of(gallery.rank(answer, settings.neighbours), gallery))
+        answers.append(answer)
     return np.concatenate(answers)
 
 
