@@ -18,7 +18,7 @@ import pytest
 from runtime.errors import SourceError
 from runtime.sources.frames import Frame
 from runtime.sources.live import LiveFrames
-from runtime.sources.pace import LATE_S, WINDOW_S, on_time
+from runtime.sources.pace import LATE_S, on_time
 from tests.runtime.sources.conftest import draw_video
 
 Answer = Callable[[socket.socket], None]
@@ -122,7 +122,7 @@ def test_a_camera_that_falls_silent_is_called_again(content: bytes, caplog: pyte
         client.sendall(content[: len(content) * 9 // 10])
         silent(client)
 
-    found = []
+    found: list[Frame] = []
     with camera([half]) as port, LiveFrames(url(port), timeout_s=1, first_wait_s=0.1) as frames:
         for frame in frames:
             found.append(frame)
@@ -157,7 +157,7 @@ def test_a_picture_that_freezes_while_the_sound_goes_on(tmp_path: Path, caplog: 
             client.sendall(content[at : at + 2000])
             time.sleep(0.05)
 
-    found = []
+    found: list[Frame] = []
     with camera([sound_goes_on]) as port, LiveFrames(url(port), timeout_s=1, first_wait_s=0.1) as frames:
         for frame in frames:
             found.append(frame)
@@ -177,14 +177,21 @@ def test_closing_ends_the_waiting_for_a_camera(content: bytes, caplog: pytest.Lo
         frames = LiveFrames(url(port), timeout_s=20, first_wait_s=0.1)
         stream = iter(frames)
         next(stream)
-    closing = threading.Timer(2.0, frames.close)
+    closed_at: list[float] = []
+
+    def close_once_it_waits() -> None:
+        deadline = time.monotonic() + 60
+        while "next try in" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.05)
+        closed_at.append(time.monotonic())
+        frames.close()
+
+    closing = threading.Thread(target=close_once_it_waits)
     closing.start()
-    started = time.monotonic()
-    for _ in stream:
-        pass
-    assert time.monotonic() - started < 10
-    assert "next try in" in caplog.text
+    assert len(list(stream)) > 390  # where a stream ends abruptly the decoder keeps a picture
     closing.join()
+    assert time.monotonic() - closed_at[0] < 5
+    assert "next try in" in caplog.text
 
 
 def test_a_break_is_an_error_where_that_is_asked_for(content: bytes) -> None:
@@ -192,15 +199,14 @@ def test_a_break_is_an_error_where_that_is_asked_for(content: bytes) -> None:
         client.sendall(content[: len(content) * 9 // 10])
         silent(client)
 
-    def all_of_it(client: socket.socket) -> None:
-        client.sendall(content)
-
-    found = []
-    with camera([half, all_of_it]) as port:
-        with LiveFrames(url(port), timeout_s=1, reconnect=False) as frames, pytest.raises(SourceError, match="broke"):
-            found.extend(frames)
-        with LiveFrames(url(port), timeout_s=5, reconnect=False) as frames:
-            assert len(list(frames)) == 400
+    found: list[Frame] = []
+    with (
+        camera([half]) as port,
+        LiveFrames(url(port), timeout_s=1, reconnect=False) as frames,
+        pytest.raises(SourceError, match="broke off"),
+    ):
+        found.extend(frames)
+    assert frames.breaks == 0
 
 
 def test_an_address_that_was_wrong_from_the_start_is_an_error_at_once() -> None:
@@ -214,7 +220,7 @@ IMAGE = np.zeros((1, 1, 3), np.uint8)
 
 
 def watched(delays_s: Sequence[float], work_s: float, clock_runs: float = 1.0, rate: int = 10) -> list[float]:
-    """Times of the frames that are looked at, each for `work_s`, of a stream whose frames come with these delays."""
+    """How late each frame is looked at, for `work_s`, of a stream whose frames come with these delays."""
     now = [1000.0]
 
     def stream() -> Iterator[Frame]:
@@ -222,9 +228,9 @@ def watched(delays_s: Sequence[float], work_s: float, clock_runs: float = 1.0, r
             now[0] = max(now[0], 1000 + index / rate * clock_runs + delay_s)
             yield Frame(IMAGE, index / rate, index)
 
-    found = []
+    found: list[float] = []
     for frame in on_time(stream(), "door", lambda: now[0]):
-        found.append(frame.pts_s)
+        found.append(now[0] - 1000 - clock_runs * frame.pts_s)
         now[0] += work_s
     return found
 
@@ -232,19 +238,19 @@ def watched(delays_s: Sequence[float], work_s: float, clock_runs: float = 1.0, r
 def test_a_machine_that_is_fast_enough_sees_every_frame() -> None:
     assert len(watched([0.0] * 6000, work_s=0.09)) == 6000
     assert len(watched([0.3 * (index % 3) for index in range(6000)], work_s=0.05)) == 6000
+    stalls = [5.0 if 1000 <= index < 1030 else 0.0 for index in range(6000)]  # the network's fault, not the machine's
+    assert len(watched(stalls, work_s=0.01)) == 6000
 
 
 def test_clocks_that_drift_apart_cost_no_frame() -> None:
-    assert len(watched([0.0] * 100_000, work_s=0.01, clock_runs=1.0005)) == 100_000
-    assert len(watched([0.0] * 100_000, work_s=0.01, clock_runs=0.9995)) == 100_000
+    for clock_runs in (0.998, 1.002):  # six seconds in 50 minutes; real ones do a hundredth of it
+        assert len(watched([0.0] * 30_000, work_s=0.01, clock_runs=clock_runs)) == 30_000
 
 
 def test_a_machine_that_is_too_slow_leaves_frames_out_and_stays_near(caplog: pytest.LogCaptureFixture) -> None:
-    count = int(10 * WINDOW_S) * 10
+    count = 6000
     found = watched([0.0] * count, work_s=0.25)
     assert count / 3 < len(found) < count / 2.4  # as many as there is time for
-    # The n-th frame that is looked at is begun after n times 0.25 s of work.
-    late = [0.25 * number - pts_s for number, pts_s in enumerate(found)]
-    assert max(late) < LATE_S + 0.5
+    assert LATE_S - 0.3 < max(found) <= LATE_S
     assert "this machine is" in caplog.text
     assert len(caplog.records) <= count / 10 / 10 + 1
