@@ -49,22 +49,28 @@ class CropGallery:
         return len(self._features.cls)
 
     def search(self, cls: NDArray[np.float32], count: int) -> Candidates:
+        """By cosine of [cls]."""
         return _nearest(cls, self._features.cls, count)
 
     def rank(self, descriptor: NDArray[np.float32], count: int) -> Candidates:
+        """By cosine of descriptors."""
         return _nearest(descriptor, self._features.descriptor, count)
 
     def tokens(self, entries: NDArray[np.int64]) -> Tokens:
+        """As float16, as a gallery stores them."""
         found = self.stored(entries)
         return Tokens(found.cls, found.patches(range(len(entries))).astype(np.float16))
 
     def stored(self, entries: NDArray[np.int64]) -> StoredTokens:
+        """Likewise."""
         return self._stored.take(entries)
 
     def entries(self, ids: Sequence[int]) -> list[Entry]:
+        """Nobody has a name."""
         return [Entry(number, "", "", "", "") for number in ids]
 
     def refresh(self) -> bool:
+        """Nothing ever changes."""
         return False
 
 
