@@ -3,6 +3,7 @@
 import logging
 import signal
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,21 +48,25 @@ def run(
 ) -> None:
     """Watch SOURCE and emit who is seen, one JSON object a line."""
     from runtime.bundle import Bundle
-    from runtime.gallery import Gallery
-    from runtime.pipeline import Pipeline
-    from runtime.sinks import JsonLines
-    from runtime.sources import is_url, shown
-    from runtime.speed import warn_if_slower
-    from runtime.stream import watch
 
     opened = Bundle.open(bundle)
-    given = {"refine": refine, "neighbours": neighbours, "alpha": 0.0 if no_emd else alpha}
+    given: dict[str, object] = {"refine": refine, "neighbours": neighbours, "alpha": 0.0 if no_emd else alpha}
     given |= {"min_similarity": min_similarity, "passes": passes, "neighbour_temperature": neighbour_temperature}
     given["search_by"] = search_by.value if search_by else None
     settings = opened.manifest.matching.with_changes(given)
     # The source is closed before the threads that read from it: they end once they find it closed.
     with ExitStack() as stack, ExitStack() as sources:
-        entries = stack.enter_context(closing(Gallery.open(gallery, opened.binding)))
+        with ThreadPoolExecutor(1, "hash") as pool:
+            # Takes half a second for a ViT-B: meanwhile the rest is imported. What is wrong with it the pipeline says.
+            pool.submit(opened.graph_path, "query_encoder")
+            from runtime.gallery import Gallery
+            from runtime.pipeline import Pipeline
+            from runtime.sinks import JsonLines
+            from runtime.sources import is_url, shown
+            from runtime.speed import warn_if_slower
+            from runtime.stream import watch
+
+            entries = stack.enter_context(closing(Gallery.open(gallery, opened.binding)))
         pipeline = Pipeline(opened, entries, settings, engine, threads)
         warn_if_slower(opened, engine, threads)
         batches = _batches(sources, source, pipeline, detector, boxes, detector_threshold, camera, reconnect)
