@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from export.graphs import SINKHORN_REGULARISATION, ClsRow, SinkhornWeights, neighbour_row
 from export.model import DecoderTokens, Head
 from export.tracing import OPSET
+from runtime.emd import FINE_STEP
 from runtime.gallery.codecs import ZERO_CODE
 
 _IR_VERSION = 10
@@ -29,8 +30,8 @@ cancels out, and so saves a pass."""
 def compact_matcher(kept: int, iterations: int, weights: SinkhornWeights) -> ModelProto:
     """Make the EMD between one query and C candidates.
 
-    Inputs: `query_codes` (R, M + 1) int8, the unit patches of the query in the basis and its centre last;
-    `query_scale` (1) float32, their step; `candidate_codes` (C, N, R) uint8; `candidate_scales` (C, N, 1) float32; and,
+    Inputs: `query_codes` (R, M + 3) int8, `query_scale` (1), `query_ratio` (1) and `query_share` (1, 1, M + 3) float32,
+    see `runtime.emd.CodedQuery`; `candidate_codes` (C, N, R) uint8; `candidate_scales` (C, N, 1) float32; and,
     for weights "cls", `query_affinity` (C, 1, M) float32, cosine of each query patch with the candidate's [cls].
     Output: `emd` (C).
 
@@ -40,28 +41,38 @@ def compact_matcher(kept: int, iterations: int, weights: SinkhornWeights) -> Mod
         weights: as in `export.graphs.MatcherGraph`.
     """
     affinity = f"float[C,1,{kept}] query_affinity" if weights == "cls" else ""
-    inputs = f"int8[R,{kept + 1}] query_codes, float[1] query_scale, uint8[C,N,R] candidate_codes, "
+    columns = kept + 3
+    inputs = f"int8[R,{columns}] query_codes, float[1] query_scale, float[1] query_ratio, "
+    inputs += f"float[1,1,{columns}] query_share, uint8[C,N,R] candidate_codes, "
     inputs += ", ".join(filter(None, ["float[C,N,1] candidate_scales", affinity]))
     text = f"""<ir_version: {_IR_VERSION}, opset_import: ["": {OPSET}]>
     compact_matcher ({inputs}) => (float[C] emd)
     <uint8 zero = {{{ZERO_CODE}}}, float sharpness = {{{1 / SINKHORN_REGULARISATION}}}, float tiny = {{{_TINY}}},
      float[1] regularisation = {{{SINKHORN_REGULARISATION}}}, float one = {{1.0}}, float floor = {{1e-7}},
      int64[1] last_axis = {{2}}, int64[1] rows_axis = {{1}}, int64[2] both_axes = {{1, 2}}, int64 centre = {{{kept}}},
-     int64[1] begin = {{0}}, int64[1] end = {{{kept}}}, int64[6] one_more = {{0, 0, 0, 0, 0, 1}},
-     float[1,1,{kept + 1}] start = {{{", ".join(["1"] * kept + ["0"])}}}>
+     int64[1] begin = {{0}}, int64[1] end = {{{kept}}}, int64[6] others = {{0, 0, 0, 0, 0, 3}},
+     int64[1] coarse = {{{kept + 1}}}, int64[1] fine = {{{kept + 2}}}, float fine_step = {{{FINE_STEP}}},
+     float[1,1,{columns}] start = {{{", ".join(["1"] * kept + ["0"] * 3)}}}>
     {{
         products = MatMulInteger(candidate_codes, query_codes, zero)
         values = Cast<to = {onnx.TensorProto.FLOAT}>(products)
         step = Mul(query_scale, sharpness)
         steps = Mul(candidate_scales, step)
-        scores = Mul(values, steps)
+        apart = Mul(values, steps)
+        high = Gather<axis = 2>(apart, coarse)
+        low = Gather<axis = 2>(apart, fine)
+        low_part = Mul(low, fine_step)
+        common_apart = Add(high, low_part)
+        common = Mul(common_apart, query_ratio)
+        shared = Mul(common, query_share)
+        scores = Add(apart, shared)
         across_scores = Gather<axis = 2>(scores, centre)
         positive = Relu(across_scores)
         weights = Mul(positive, regularisation)
         {_scaled("supply_row", "weights", "rows_axis")}
         supply = Unsqueeze(supply_row, rows_axis)
         {_demand(weights)}
-        demand = Pad(demand_patches, one_more)
+        demand = Pad(demand_patches, others)
         kernel = Exp(scores)
         across = Transpose<perm = [0, 2, 1]>(kernel)
         {_sinkhorn(iterations)}

@@ -13,7 +13,7 @@ from export.model import DecoderTokens, FPCModel
 from export.parity import BATCHES, Comparison
 from export.parity_matching import CANDIDATES, Memory
 from runtime.bundle import GraphParity
-from runtime.emd import CodedQuery, code_query
+from runtime.emd import FINE_STEP, CodedQuery, code_query
 from runtime.engines import Engine
 from runtime.gallery.codecs import INT8, ZERO_CODE, TokenCodec, make_codec
 
@@ -33,8 +33,7 @@ def compare_compact_matcher(
             centre = unit[0] if weights == "cls" else unit[1:].mean(dim=0)
             coded = code_query(unit[1:].numpy(), centre.numpy(), _basis(codec))
             inputs: dict[str, NDArray[np.generic]] = {
-                "query_codes": coded.codes,
-                "query_scale": coded.scale,
+                **coded.inputs(),
                 "candidate_codes": np.ascontiguousarray(records["codes"]),
                 "candidate_scales": records["scales"][:, :, None],
             }
@@ -84,7 +83,9 @@ def _distance(
 ) -> NDArray[np.float64]:
     """(C,) distances as `export.reference` has them, of tokens that are taken as they are and not normalised again."""
     theirs = (records["codes"].astype(np.float64) - ZERO_CODE) * records["scales"][:, :, None]
-    products = theirs @ (query.codes * query.scale.astype(np.float64))  # (C, N, M + 1)
+    scale, ratio = query.scale.astype(np.float64), query.ratio.astype(np.float64)
+    left, coarse, fine = np.split(theirs @ (query.codes * scale), [-2, -1], axis=2)
+    products = left + (coarse + FINE_STEP * fine) * ratio * query.share[:, :, :-2]  # (C, N, M + 1)
     similarity, supply = products[:, :, :-1], np.maximum(products[:, :, -1], 0)
     demand = np.maximum(affinity if weights == "cls" else similarity.mean(axis=1), 0)
     supply, demand = (side / (side.sum(axis=1, keepdims=True) + 1e-7) for side in (supply, demand))

@@ -26,6 +26,8 @@ _CACHE_BYTES = 2**20
 _QUERY_STEPS = 63
 """Steps of a query's coordinate on either side of 0. A processor without VNNI adds two products of bytes in 16 bits,
 which 255 * 63 * 2 does not overflow; with 127 steps it would."""
+FINE_STEP = 1 / (2 * _QUERY_STEPS)
+"""Step of the fine part of a query's common direction, as a share of the coarse one's."""
 _LEAST = np.float32(1e-12)  # as torch.nn.functional.normalize, for a vector of zeros
 
 
@@ -40,21 +42,50 @@ class Emd(Protocol):
 class CodedQuery:
     """One query as `compact_matcher.onnx` takes it.
 
+    Tokens of a model may nearly all point one way, and what tells them apart then is less than a step of a byte. So a
+    query is coded as its common direction, in two bytes a coordinate, the share that each patch has in it, exact, and
+    what is left, in a step of its own size.
+
     Attributes:
-        codes: (R, M + 1) int8, its unit patches in the basis, and last its centre.
-        scale: (1,) float32, length of a step.
+        codes: (R, M + 3) int8: what is left of its unit patches in the basis, and of its centre; then the common
+            direction, coarse, and what the coarse one lacks.
+        scale: (1,) float32, step of what is left.
+        ratio: (1,) float32, step of the coarse common direction, as a multiple of `scale`.
+        share: (1, 1, M + 3) float32, share of the common direction in each patch and in the centre; then 0.
     """
 
     codes: NDArray[np.int8]
     scale: NDArray[np.float32]
+    ratio: NDArray[np.float32]
+    share: NDArray[np.float32]
+
+    def inputs(self) -> dict[str, NDArray[np.generic]]:
+        """By their names in the graph."""
+        return {
+            "query_codes": self.codes,
+            "query_scale": self.scale,
+            "query_ratio": self.ratio,
+            "query_share": self.share,
+        }
 
 
 def code_query(unit: NDArray[np.float32], centre: NDArray[np.float32], basis: NDArray[np.float32]) -> CodedQuery:
     """Code (M, D) unit patches and their (D,) centre in a (D, R) basis."""
     coordinates = np.concatenate([unit, centre[None]]) @ basis  # (M + 1, R)
-    scale = max(float(np.abs(coordinates).max()), float(_LEAST)) / _QUERY_STEPS
-    codes = np.rint(coordinates / scale).astype(np.int8)
-    return CodedQuery(np.ascontiguousarray(codes.T), np.array([scale], np.float32))
+    common = _unit(coordinates[:-1].mean(axis=0))
+    share = coordinates @ common
+    left = coordinates - share[:, None] * common
+    scale = max(float(np.abs(left).max()), float(_LEAST)) / _QUERY_STEPS
+    step = max(float(np.abs(common).max()), float(_LEAST)) / _QUERY_STEPS
+    coarse = np.rint(common / step)
+    fine = np.rint((common / step - coarse) / FINE_STEP)
+    codes = np.concatenate([np.rint(left / scale), coarse[None], fine[None]]).astype(np.int8)
+    return CodedQuery(
+        np.ascontiguousarray(codes.T),
+        np.array([scale], np.float32),
+        np.array([step / scale], np.float32),
+        np.concatenate([share, [0, 0]]).astype(np.float32)[None, None],
+    )
 
 
 class FloatEmd:
@@ -116,8 +147,7 @@ class CompactEmd:
         def measure(engine: Engine, row: int, which: Sequence[int]) -> NDArray[np.generic]:
             chosen = [records[index] for index in which]
             given: dict[str, NDArray[np.generic]] = {
-                "query_codes": coded[row].codes,
-                "query_scale": coded[row].scale,
+                **coded[row].inputs(),
                 "candidate_codes": np.stack([record["codes"] for record in chosen]),
                 "candidate_scales": np.stack([record["scales"] for record in chosen])[:, :, None],
             }

@@ -80,12 +80,13 @@ class TokenCodec:
 
     def store(self, record: NDArray[np.void], coordinates: NDArray[np.float32], norms: NDArray[np.float32]) -> None:
         """Write one entry's (N, R) coordinates and the (N,) norms of its tokens into a compact record."""
-        unit = coordinates / np.where(norms > 0, norms, 1)[:, None]
-        scales = np.abs(unit).max(axis=1) / _STEPS
-        unit /= np.where(scales > 0, scales, 1)[:, None]
-        np.nan_to_num(np.rint(unit, out=unit), copy=False)
-        record["norms"], record["scales"] = norms, scales
-        record["codes"] = unit.astype(np.int16) + ZERO_CODE
+        largest = np.abs(coordinates).max(axis=1) / _STEPS
+        steps = np.rint(coordinates / np.where(largest > 0, largest, 1)[:, None])
+        np.nan_to_num(steps, copy=False)
+        # Directions of length 1 as the bytes have them: where tokens are nearly alike, it is what tells them apart.
+        lengths = np.linalg.norm(steps, axis=1)
+        record["norms"], record["scales"] = norms, np.where(lengths > 0, 1 / np.where(lengths > 0, lengths, 1), 0)
+        record["codes"] = steps.astype(np.int16) + ZERO_CODE
 
     def finite(self, records: NDArray[np.void]) -> NDArray[np.bool_]:
         """(n,) whether every number of a record is one that a float16 could hold."""
