@@ -5,7 +5,7 @@ holds onnx at 1.21 and onnxruntime-gpu at 1.24. Quantised are products with weig
 tenths of the work. Attention products stay as they are, and so do the patch embedding, a convolution that ONNX
 Runtime's CPU provider would still run in float32, and the one-row head behind the descriptor.
 
-What is done for accuracy, each measured on the demo model (relative error of [cls], between crops):
+What is done for accuracy, each measured on the first demo model (error of [cls] over its spread between crops):
 
 * ranges by the error of the product that reads them, rather than of the values: 0.048 to 0.036;
 * the mean error of every product goes into its bias: 0.030;
