@@ -44,7 +44,7 @@ def test_an_error_comes_unchanged_after_the_items_before_it() -> None:
         yield from range(5)
         raise error
 
-    seen = []
+    seen: list[int] = []
     with Ahead(frames(), room=2) as ahead, pytest.raises(OSError, match="the camera is gone") as caught:
         seen.extend(iter(ahead.take, None))
     assert caught.value is error
