@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.graphs import SINKHORN_REGULARISATION, SinkhornWeights
+from export.graphs import SINKHORN_REGULARISATION, TINY, SinkhornWeights
 from export.model import DecoderTokens, FPCModel
 from export.parity import BATCHES, Comparison
 from export.parity_matching import CANDIDATES, Memory
@@ -92,8 +92,8 @@ def _distance(
     kernel = np.exp((similarity - 1) / SINKHORN_REGULARISATION)
     column = np.ones_like(demand)
     for _ in range(iterations):
-        row = supply / np.einsum("cnm,cm->cn", kernel, column)
-        column = demand / np.einsum("cnm,cn->cm", kernel, row)
+        row = supply / np.maximum(np.einsum("cnm,cm->cn", kernel, column), TINY)
+        column = demand / np.maximum(np.einsum("cnm,cn->cm", kernel, row), TINY)
     distance: NDArray[np.float64] = 1 - np.einsum("cn,cnm,cm->c", row, kernel * similarity, column)
     return distance
 

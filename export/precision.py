@@ -93,7 +93,7 @@ class _Converter:
             return False
         if node.op_type in PRODUCTS:
             if len(computed) == 1:
-                return True
+                return not any(_only_sums(self.constants[name]) for name in fixed)
             return all(name in self.bounded for name in computed) and node.output[0] not in self.pinned
         return node.op_type in FOLLOWING and len(computed) == 1 and computed[0] in self.half
 
@@ -150,6 +150,12 @@ def _fits(tensor: TensorProto) -> bool:
         return True
     peak = float(np.abs(numpy_helper.to_array(tensor)).max(initial=0.0))
     return peak == 0 or SMALLEST_HALF <= peak <= LARGEST_HALF
+
+
+def _only_sums(tensor: TensorProto) -> bool:
+    """Whether a product with this constant adds values up and weighs none: it is a reduction."""
+    values = numpy_helper.to_array(tensor)
+    return bool(values.any() and np.isin(values, (0, 1)).all())
 
 
 def _scores_of_topk(nodes: Iterable[NodeProto]) -> set[str]:

@@ -186,7 +186,8 @@ class Consolidator:
         """Return (B, K) weights of neighbours at these distances, 1 for the nearest."""
         if self._temperature is None:
             return np.ones_like(distance)
-        return np.exp((distance.min(axis=1, keepdims=True) - distance) / np.float32(self._temperature))
+        nearer = (distance.min(axis=1, keepdims=True) - distance) / np.float32(self._temperature)
+        return np.asarray(np.exp(nearer), np.float32)
 
     def _decoder(self, compact: bool) -> Engine:
         if compact not in self._opened:

@@ -112,7 +112,7 @@ def print_report(folder: Path, manifest: "Manifest") -> None:
     model, schedule = manifest.model, manifest.keep_schedule
     kept = " -> ".join(map(str, (model.patches, *schedule.kept)))
     console.print(f"{model.backbone} ({model.source_format}), patches {kept} at keep rate {schedule.keep_rate}")
-    console.print(f"{manifest.multiply_adds_g['query_encoder_as_published']:.1f} G multiply-adds as the paper counts")
+    console.print(f"{manifest.multiply_adds_g['query_encoder_as_published']:.3g} G multiply-adds as the paper counts")
     for note in manifest.notes:
         console.print(f"note: {note}")
     console.print(f"bundle: {folder}")

@@ -83,7 +83,7 @@ def test_graphs_are_static_and_lean(tiny_bundle: Bundle, name: str) -> None:
 
 def test_manifest_reports_what_was_proved(tiny_bundle: Bundle) -> None:
     manifest = tiny_bundle.manifest
-    assert {row.graph for row in manifest.parity} == set(GRAPHS)
+    assert {row.graph for row in manifest.parity} == {*GRAPHS, "compact_matcher", "compact_decoder"}
     assert all(row.batches == (1, 3, 2) for row in manifest.parity)
     assert all(0 < row.max_abs < 1e-5 for row in manifest.parity), manifest.parity
     assert manifest.kept_overlap == {"block 1": 1.0, "block 2": 1.0}

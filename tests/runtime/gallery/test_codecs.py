@@ -25,7 +25,7 @@ def tokens(count: int, seed: int = 0) -> NDArray[np.float32]:
     found = rng.standard_normal((count, PATCHES, LOW_RANK)) @ span
     found += 0.01 * rng.standard_normal(found.shape)
     norms = 10 ** rng.uniform(0, 3, (count, PATCHES, 1))
-    return (found / np.linalg.norm(found, axis=2, keepdims=True) * norms).astype(np.float32)
+    return np.asarray(found / np.linalg.norm(found, axis=2, keepdims=True) * norms, np.float32)
 
 
 def there_and_back(codec: TokenCodec, given: NDArray[np.float32]) -> NDArray[np.float32]:
