@@ -151,6 +151,9 @@ def test_a_gallery_that_cannot_be_written_ends_the_build_with_its_error(tiny_bun
         def progress(done: int, total: int) -> None:
             seen.append(done)
             if done == 100:
+                patience = time.monotonic() + 10
+                while len(gallery) < 64 and time.monotonic() < patience:  # written by a thread of its own
+                    time.sleep(0.01)
                 for path in (tmp_path / "g").glob("*.bin"):
                     path.unlink()
                     path.symlink_to("/dev/full")  # which a writer does not follow
