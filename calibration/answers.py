@@ -13,7 +13,7 @@ from runtime.bundle import Bundle
 from runtime.encoder import Encoder, Features
 from runtime.engines import Engine, open_engine
 from runtime.gallery.protocol import Candidates, Entry, StoredTokens, Tokens
-from runtime.matching import Consolidator, Matcher, neighbours_of
+from runtime.matching import Consolidator, Matcher, Neighbours, neighbours_of
 
 BATCH = 4
 
@@ -79,15 +79,16 @@ def _consolidate(bundle: Bundle, queries: Features, entries: Features) -> NDArra
     matcher = Matcher(bundle, settings, engine="onnxruntime")
     consolidator = Consolidator(bundle, engine="onnxruntime", temperature=settings.neighbour_temperature)
     gallery, answers = CropGallery(entries), []
+
+    def find(rebuilt: NDArray[np.float32]) -> Neighbours:
+        return neighbours_of(gallery.rank(rebuilt, settings.neighbours), gallery)
+
     for start in range(0, len(queries.cls), BATCH):
         part = slice(start, start + BATCH)
         asked = Features(queries.cls[part], queries.patches[part], queries.descriptor[part])
         nearest = matcher.candidates(asked, gallery)
         neighbours = matcher.refine(asked, nearest.entries, nearest.cosine, gallery)
-        answer = consolidator.consolidate(asked, neighbours)
-        for _ in range(settings.passes - 1):  # as `runtime.pipeline` does
-            answer = consolidator.consolidate(asked, neighbours_of(gallery.rank(answer, settings.neighbours), gallery))
-        answers.append(answer)
+        answers.append(consolidator.consolidate_again(asked, neighbours, settings.passes, find))
     return np.concatenate(answers)
 
 

@@ -1,6 +1,7 @@
 """From a query's token memory to its K nearest gallery neighbours: cosine first, then EMD on the best candidates."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,6 +159,26 @@ class Consolidator:
             for start in range(0, len(neighbours.entries), _QUERIES_AT_ONCE)
         ]
         return np.concatenate(parts) if parts else np.empty_like(query.cls)
+
+    def consolidate_again(
+        self,
+        query: Features,
+        neighbours: Neighbours,
+        passes: int,
+        find: Callable[[NDArray[np.float32]], Neighbours],
+    ) -> NDArray[np.float32]:
+        """Return (B, D) descriptors rebuilt `passes` times.
+
+        Args:
+            query: B encoded queries.
+            neighbours: of the first pass.
+            passes: 1 or more.
+            find: makes the (B, D) rebuilt descriptors of a pass the neighbours of the next.
+        """
+        rebuilt = self.consolidate(query, neighbours)
+        for _ in range(passes - 1):
+            rebuilt = self.consolidate(query, find(rebuilt))
+        return rebuilt
 
     def _rebuild(self, query: Features, neighbours: Neighbours, start: int, end: int) -> NDArray[np.float32]:
         """Rebuild the queries from `start` up to `end`."""

@@ -150,14 +150,17 @@ def rebuild(
         entries, distance = ordered.entries[part, :neighbours], ordered.distance[part, :neighbours]
         nearest = Neighbours(entries, distance, people.gallery.stored(entries.ravel()))
         some = Features(query.cls[part], query.patches[part], query.descriptor[part])
-        rebuilt = consolidator.consolidate(some, nearest)
-        for _ in range(settings.passes - 1):
-            search = partial(people.gallery.rank, rebuilt)
-            found = _allowed(search, people, None if left_out is None else left_out[part], neighbours)
-            rebuilt = consolidator.consolidate(some, neighbours_of(found, people.gallery))
-        parts.append(rebuilt)
+        find = partial(_neighbours_of_rebuilt, people, None if left_out is None else left_out[part], neighbours)
+        parts.append(consolidator.consolidate_again(some, nearest, settings.passes, find))
         count(min(start + _QUERIES_AT_ONCE, total), total)
     return np.concatenate(parts)
+
+
+def _neighbours_of_rebuilt(
+    people: KnownPeople, left_out: NDArray[np.bool_] | None, wanted: int, rebuilt: NDArray[np.float32]
+) -> Neighbours:
+    found = _allowed(partial(people.gallery.rank, rebuilt), people, left_out, wanted)
+    return neighbours_of(found, people.gallery)
 
 
 def _allowed(
