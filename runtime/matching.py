@@ -224,9 +224,14 @@ def _codec(gallery: GalleryReader) -> TokenCodec:
     return gallery.stored(np.empty(0, np.int64)).codec
 
 
+def takes_compact(engine: str, codec: TokenCodec) -> bool:
+    """Whether an engine of this name matches and decodes tokens of this codec as bytes, which is for the CPU."""
+    return codec.basis is not None and not engine.startswith(("tensorrt", "onnxruntime-"))
+
+
 def _runs_compact(bundle: Bundle, engine: str, codec: TokenCodec) -> bool:
-    """Whether tokens of this codec are matched and decoded as bytes, which is for the CPU."""
-    if codec.basis is None or engine.startswith("tensorrt") or engine.startswith("onnxruntime-"):
+    """Whether tokens are matched and decoded as bytes; says where only the bundle stands in the way."""
+    if not takes_compact(engine, codec):
         return False
     if bundle.has("compact_matcher"):
         return True

@@ -12,11 +12,10 @@ from runtime.bundle import Bundle
 from runtime.errors import GalleryError
 from runtime.gallery import Gallery
 from runtime.gallery.synthetic import CLS_ONLY, synthetic_gallery, synthetic_people
+from runtime.matching import takes_compact
 
 _SPARE = 1.2
 """Free room asked for, as a multiple of what the records take: HNSW and the database come on top."""
-_DEVICES = ("tensorrt", "onnxruntime-")
-"""Engines whose matcher takes tokens as numbers, however they are stored."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def existing_gallery(folder: Path, bundle: Bundle, engine: str) -> OpenedGallery
             raise GalleryError(f"{folder} is empty: add people to it with `fpc-deploy index add`")
         layout = gallery.layout
         # as `runtime.matching` decides it
-        as_bytes = layout.codec.basis is not None and bundle.has("compact_matcher") and not engine.startswith(_DEVICES)
+        as_bytes = takes_compact(engine, layout.codec) and bundle.has("compact_matcher")
         searched = Searched(len(gallery), layout, gallery.settings.index_from, as_bytes)
     return OpenedGallery(folder, searched, layout.codec.name if layout.patches else CLS_ONLY)
 
