@@ -156,12 +156,14 @@ def test_a_run_that_is_left_leaves_no_thread(tiny_bundle: Bundle, gallery: Galle
         while True:
             yield from frames(8)
 
-    before = threading.active_count()
+    pipeline = Pipeline(tiny_bundle, gallery)
+    pipeline.identify(np.zeros((1, *SIZE, 3), np.uint8))  # its own workers start here, and live as long as it does
+    before = set(threading.enumerate())
     find = people_in_frames(endless(), lambda frame: people(frame.index), SIZE)
-    with closing(watch(find, Pipeline(tiny_bundle, gallery), "door")) as events:
+    with closing(watch(find, pipeline, "door")) as events:
         assert next(events).frame == 1
-        assert threading.active_count() > before
-    assert threading.active_count() == before
+        assert {thread.name for thread in set(threading.enumerate()) - before} == {"find people", "encode"}
+    assert not set(threading.enumerate()) - before
 
 
 def test_a_folder_of_nobody_has_no_events(tiny_bundle: Bundle, gallery: Gallery, tmp_path: Path) -> None:
