@@ -13,10 +13,11 @@ import numpy as np
 
 from runtime.gallery import audit
 from runtime.gallery.folding import fold
-from runtime.gallery.follower import Follower, read_graph_rows
+from runtime.gallery.follower import Follower
 from runtime.gallery.records import Compaction, Settings
 from runtime.gallery.rows import Row, Rows
 from runtime.gallery.segments import Segment
+from runtime.gallery.stored_graphs import read_graph_rows
 from runtime.gallery.writer import Writer
 
 log = logging.getLogger(__name__)

@@ -6,56 +6,28 @@ thread of its own, and searches are exact until it is there.
 """
 
 import logging
-import os
 import threading
 import time
-import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import GalleryError
-from runtime.gallery import graph as hnsw
-from runtime.gallery.catalogue import Catalogue, Head, seal
-from runtime.gallery.graph import GRAPH_NAME, Graph
-from runtime.gallery.records import SPACES, Layout, Settings, Space
+from runtime.gallery.catalogue import Catalogue, Head
+from runtime.gallery.graph import Graph
+from runtime.gallery.records import Layout, Settings, Space
 from runtime.gallery.rows import Reading, Rows, check_total, read_rows
 from runtime.gallery.segments import Segment
 from runtime.gallery.snapshot import Snapshot
+from runtime.gallery.stored_graphs import GraphRow, read_graph, read_graph_rows
 
 log = logging.getLogger(__name__)
 
 _TRIES = 5
 # A removed entry that a query under way still holds stays readable this long after its removal was seen.
 _GRACE_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class GraphRow:
-    """What the database says of a graph file."""
-
-    space: Space
-    change: int
-    bytes: int
-    crc: int
-    nodes: int
-    last_entry: int
-
-
-def read_graph_rows(catalogue: Catalogue) -> dict[Space, GraphRow]:
-    """The graphs that the database knows of; one whose row is damaged is left out, with a word in the log."""
-    found: dict[Space, GraphRow] = {}
-    for *content, sealed in catalogue.connection.execute(
-        "SELECT space, change, bytes, crc, nodes, last_entry, seal FROM graphs"
-    ):
-        if seal(*content) != sealed or content[0] not in SPACES:
-            log.warning("%s: the row of a graph is damaged; searching exactly", catalogue.path)
-            continue
-        found[content[0]] = GraphRow(*content)
-    return found
 
 
 class Follower:
@@ -307,26 +279,3 @@ class Follower:
 
     def _snapshot(self, rows: Rows) -> Snapshot:
         return Snapshot(rows, self._segments, self._graphs, self.layout, self.quarantine)
-
-
-def read_graph(folder: Path, row: GraphRow, snapshot: Snapshot) -> Graph:
-    """Load a graph: its links from its file, its vectors from the segments.
-
-    Raises:
-        GalleryError: the file is missing, is not the one that the database names, or its links lead outside.
-    """
-    path = folder / GRAPH_NAME.format(row.space, row.change)
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise GalleryError(f"{path.name} cannot be read: {error.strerror}") from error
-    with os.fdopen(fd, "rb") as file:
-        content = file.read(row.bytes + 1) if os.fstat(fd).st_size == row.bytes else b""
-    if zlib.crc32(content) != row.crc or len(content) != row.bytes:
-        raise GalleryError(f"{path.name} does not match its checksum")
-    links = hnsw.parse(content, row.space)
-    positions, known = snapshot.rows.find(links.labels)
-    units = np.zeros((len(links.labels), snapshot.layout.dimension), np.float32)
-    good = known.copy()
-    units[known], good[known] = snapshot.units(row.space, positions[known])
-    return hnsw.assemble(links, units, ~good, row.change)

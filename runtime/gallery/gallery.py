@@ -221,6 +221,10 @@ class Gallery:
         """Find the `count` entries nearest to each of (B, D) descriptors by cosine of descriptors; see `search`."""
         return self.snapshot().nearest("descriptor", descriptor, count)
 
+    def compare(self, descriptor: NDArray[np.float32], entries: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return (B, C) float32 cosines of (B, D) descriptors with those of (B, C) entries; see `tokens`, `search`."""
+        return self._follower.holding(entries.ravel()).compare("descriptor", descriptor, entries)
+
     def tokens(self, entries: NDArray[np.int64]) -> Tokens:
         """Read the token memory of (n,) entries, in that order.
 

@@ -114,6 +114,9 @@ class GalleryReader(Protocol):
     def rank(self, descriptor: NDArray[np.float32], count: int) -> Candidates:
         """Find the `count` entries nearest to each of (B, D) descriptors by cosine of descriptors."""
 
+    def compare(self, descriptor: NDArray[np.float32], entries: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return (B, C) float32 cosines of (B, D) descriptors with those of (B, C) entries."""
+
     def tokens(self, entries: NDArray[np.int64]) -> Tokens:
         """Read the token memory of (n,) entries, in that order."""
 

@@ -24,6 +24,9 @@ class Settings:
         segment_entries: entries of a segment, in place of `segment_bytes`.
         links: links of an HNSW node (M).
         build_effort: candidates looked at when a node is added (ef_construction).
+        index_coordinates: numbers of a vector in HNSW; longer vectors are reduced to as many where little is lost by
+            it, and what HNSW then proposes is scored by the whole ones. `2**31` keeps all whole. HNSW that is there
+            already stays as it was made until it is built anew.
         lock_seconds: how long to wait for another writer.
     """
 
@@ -35,6 +38,7 @@ class Settings:
     segment_entries: int | None = None
     links: int = 16
     build_effort: int = 200
+    index_coordinates: int = 192
     lock_seconds: float = 10.0
 
 

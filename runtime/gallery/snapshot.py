@@ -66,6 +66,17 @@ class Snapshot:
         found = None if graph is None else self._by_graph(graph, space, queries, count)
         return found or self._exactly(space, queries, count)
 
+    def compare(self, space: Space, vectors: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return (B, C) float32 cosines of (B, D) vectors with (B, C) entries; -1 where a record is damaged.
+
+        Raises:
+            GalleryError: an id is not a live entry, or `vectors` are of another shape, not finite, or zero.
+        """
+        positions = self.rows.positions(ids.ravel()).reshape(ids.shape)
+        pairs = zip(self._unit(vectors), positions, strict=True)
+        rows = [self._cosines(space, query, row) for query, row in pairs]
+        return np.maximum(np.stack(rows), np.float32(-1)) if rows else np.empty(ids.shape, np.float32)
+
     def tokens(self, ids: NDArray[np.int64]) -> Tokens:
         """Read the token memory of (n,) entries, in that order; see `GalleryReader.tokens`.
 

@@ -10,11 +10,12 @@ from runtime.errors import GalleryError
 from runtime.gallery import audit
 from runtime.gallery.catalogue import DATABASE_NAME, NOTE_NAME, Catalogue, seal
 from runtime.gallery.folding import fold
-from runtime.gallery.follower import Follower, read_graph, read_graph_rows
+from runtime.gallery.follower import Follower
 from runtime.gallery.records import SPACES, Problem, Settings, Verification
 from runtime.gallery.rows import Rows, check_total, read_rows
 from runtime.gallery.segments import Segment, record_crc
 from runtime.gallery.snapshot import Snapshot
+from runtime.gallery.stored_graphs import read_graph, read_graph_rows
 from runtime.gallery.writer import Writer
 
 RECALL_AT = 10

@@ -21,7 +21,7 @@ from runtime.errors import GalleryError
 from runtime.gallery import audit
 from runtime.gallery.catalogue import Catalogue, Change
 from runtime.gallery.disk import PARTIAL_SUFFIX, Disk
-from runtime.gallery.graph import GRAPH_NAME
+from runtime.gallery.graph_file import GRAPH_NAME
 from runtime.gallery.records import AddResult, Layout, NewEntry, Settings
 from runtime.gallery.rows import Row
 from runtime.gallery.segments import TOKENS_NAME, VECTORS_NAME, record_crc

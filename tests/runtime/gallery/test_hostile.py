@@ -12,7 +12,8 @@ import pytest
 
 from runtime.errors import GalleryError
 from runtime.gallery import graph as hnsw
-from tests.runtime.gallery.synthetic import SMALL, create, images, reopen
+from runtime.gallery import graph_file
+from tests.runtime.gallery.synthetic import DIMENSION, SMALL, create, images, reopen
 
 
 @pytest.mark.parametrize(
@@ -75,11 +76,13 @@ def test_database_that_is_none(tmp_path: Path, content: bytes) -> None:
 def sound_graph() -> bytes:
     units = images(range(300)).cls
     units /= np.linalg.norm(units, axis=1, keepdims=True)
-    return hnsw.to_bytes(hnsw.build(np.arange(1, 301), units, 1, SMALL), "cls")
+    graph = hnsw.empty(300, DIMENSION, None, SMALL)
+    hnsw.extend(graph, np.arange(1, 301), units)
+    return graph_file.to_bytes(graph, "cls")
 
 
 def test_sound_graph_is_read_back() -> None:
-    found = hnsw.parse(sound_graph(), "cls")
+    found = graph_file.parse(sound_graph(), "cls", DIMENSION)
     assert sorted(found.labels.tolist()) == list(range(1, 301))
 
 
@@ -118,7 +121,7 @@ def with_number(content: bytes, at_end: int, value: int) -> bytes:
 def test_hostile_links_are_refused(harm: Callable[[bytes], bytes]) -> None:
     content = sound_graph()
     with pytest.raises(GalleryError, match="the HNSW links of cls are damaged"):
-        hnsw.parse(harm(content), "cls")
+        graph_file.parse(harm(content), "cls", DIMENSION)
 
 
 def test_random_harm_to_links_never_crashes() -> None:
@@ -130,10 +133,12 @@ def test_random_harm_to_links_never_crashes() -> None:
         for at in rng.integers(12, len(content), 3):
             changed[at] = int(rng.integers(256))
         try:
-            found = hnsw.parse(bytes(changed), "cls")
+            found = graph_file.parse(bytes(changed), "cls", DIMENSION)
         except GalleryError:
             refused += 1
             continue
-        graph = hnsw.assemble(found, units.copy(), np.zeros(300, bool), 1)
+        nodes = graph_file.blank_nodes(found, DIMENSION)
+        nodes["unit"] = units
+        graph = graph_file.assemble(found, nodes, np.zeros(300, bool), 1)
         graph.nearest(units[:5], 10)
     assert refused > 100
