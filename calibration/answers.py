@@ -56,6 +56,13 @@ class CropGallery:
         """By cosine of descriptors."""
         return _nearest(descriptor, self._features.descriptor, count)
 
+    def compare(self, descriptor: NDArray[np.float32], entries: NDArray[np.int64]) -> NDArray[np.float32]:
+        """By cosine of descriptors."""
+        cosines: NDArray[np.float32] = np.einsum(
+            "bd,bcd->bc", unit(descriptor), unit(self._features.descriptor)[entries]
+        )
+        return cosines
+
     def tokens(self, entries: NDArray[np.int64]) -> Tokens:
         """As float16, as a gallery stores them."""
         found = self.stored(entries)

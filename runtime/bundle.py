@@ -98,6 +98,8 @@ class MatchSettings(_Record):
         sinkhorn_weights: what a patch is weighed against, a constant of the matcher graph: the other side's [cls]
             (published code) or the mean of its patches (paper).
         min_similarity: least similarity of a known person; None takes the nearest entry for known, however far it is.
+        min_own_similarity: least cosine of a known person's own descriptor with an entry of that name. What is rebuilt
+            lies near the gallery whoever asked, so this and not the similarity tells strangers; None lets all be known.
         search_by: whose cosine finds the candidates and enters `D`: that of [cls] (published) or of the descriptors.
         neighbour_temperature: T by which a neighbour counts for `exp(-(D - least D) / T)` in the decoder, so that where
             a person has fewer than K entries, strangers weigh little; None counts all alike (published).
@@ -111,6 +113,7 @@ class MatchSettings(_Record):
     sinkhorn_iterations: int = Field(default=5, gt=0)
     sinkhorn_weights: Literal["cls", "mean"] = "cls"
     min_similarity: float | None = Field(default=None, ge=-1, le=1)
+    min_own_similarity: float | None = Field(default=None, ge=-1, le=1)
     search_by: SearchBy = "cls"
     neighbour_temperature: float | None = Field(default=None, gt=0)
     passes: int = Field(default=1, ge=1, le=3)

@@ -71,6 +71,11 @@ class Event(_Record):
     similarity: Annotated[Ratio | None, BeforeValidator(_nan_to_none)] = Field(
         description="Cosine of the consolidated descriptor and the best gallery entry's; null without an entry."
     )
+    own_similarity: Annotated[Ratio | None, BeforeValidator(_nan_to_none)] = Field(
+        default=None,
+        description="Largest cosine of the crop's own descriptor, before consolidation, and an entry of that person "
+        "among the neighbours and the best entry; low for a stranger.",
+    )
     neighbours: tuple[Neighbour, ...] = Field(description="Gallery entries the query was rebuilt from, nearest first.")
     stage_ms: dict[str, Milliseconds] = Field(description="Time of each stage for the frame, in milliseconds.")
 

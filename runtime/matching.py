@@ -123,6 +123,16 @@ def neighbours_of(ranked: Candidates, gallery: GalleryReader) -> Neighbours:
     return Neighbours(ranked.entries, 1 - ranked.cosine, gallery.stored(ranked.entries.ravel()))
 
 
+def own_similarity(cosine: NDArray[np.float32], names: NDArray[np.str_]) -> NDArray[np.float32]:
+    """Return (B,) largest cosines of crops with entries of the person they are taken for.
+
+    Args:
+        cosine: (B, 1 + K) of the crops' own descriptors with those of the best entry and of K neighbours.
+        names: (B, 1 + K) identities of these entries; the first is who the crop is taken for.
+    """
+    return np.asarray(np.where(names == names[:, :1], cosine, np.float32(-1)).max(axis=1), np.float32)
+
+
 class Consolidator:
     """Rebuilds queries from their neighbours in the bundle's decoder graph, or in its compact one.
 

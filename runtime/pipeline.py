@@ -16,7 +16,7 @@ from runtime.encoder import Encoder, Features
 from runtime.engines.selection import resolve_engine
 from runtime.errors import BundleError, GalleryError
 from runtime.gallery.protocol import Candidates, GalleryReader
-from runtime.matching import Consolidator, Matcher, Neighbours, neighbours_of
+from runtime.matching import Consolidator, Matcher, Neighbours, neighbours_of, own_similarity
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +39,12 @@ class Identification:
 
     Attributes:
         identity: of the nearest gallery entry, or None if `status` is "unknown".
-        status: "known", or "unknown" where the similarity is below the settings' `min_similarity`.
+        status: "known", or "unknown" where a similarity is below the settings' least.
         similarity: cosine of the consolidated descriptor with the nearest entry's descriptor; without a decoder,
             1 - distance of the nearest neighbour.
+        own_similarity: largest cosine of the crop's own descriptor, before consolidation, with the descriptor of an
+            entry of that person, among the neighbours and the nearest entry. Low for a stranger, whom consolidation
+            draws near to somebody.
         neighbours: the K entries that rebuilt the query, nearest first.
         kept: (P,) int64 places of the surviving patches in the row-major patch grid.
     """
@@ -49,6 +52,7 @@ class Identification:
     identity: str | None
     status: Literal["known", "unknown"]
     similarity: float
+    own_similarity: float
     neighbours: tuple[Neighbour, ...]
     kept: NDArray[np.int64]
 
@@ -79,6 +83,7 @@ class Pipeline:
 
     Raises:
         GalleryError: the gallery is empty.
+        BundleError: settings that are constants of the bundle's graphs and differ from them.
         EngineError: a graph cannot be loaded.
     """
 
@@ -154,15 +159,13 @@ class Pipeline:
         """The second half of `identify`: find the gallery neighbours of encoded queries, consolidate, rank."""
         times = times or StageTimes()
         try:
-            neighbours, ranked = self._match(query, times)
+            return self._describe(query, *self._match(query, times), times)
         except GalleryError as error:
             # an entry whose tokens fail their checksum is left out from now on: a camera need not stop for it
             log.warning("matching once more: %s", error)
-            neighbours, ranked = self._match(query, times)
-        return self._describe(query, neighbours, ranked.entries[:, 0], ranked.cosine[:, 0])
+            return self._describe(query, *self._match(query, times), times)
 
     def _match(self, query: Features, times: StageTimes) -> tuple[Neighbours, Candidates]:
-        """Return what the queries were rebuilt from, and the entries nearest to them in the end."""
         with times.stage("search"):
             candidates = self._matcher.candidates(query, self.gallery)
         with times.stage("emd"):
@@ -179,26 +182,27 @@ class Pipeline:
         return neighbours, ranked
 
     def _describe(
-        self,
-        query: Features,
-        neighbours: Neighbours,
-        best: NDArray[np.int64],
-        similarity: NDArray[np.float32],
+        self, query: Features, neighbours: Neighbours, ranked: Candidates, times: StageTimes
     ) -> list[Identification]:
-        wanted = np.unique(np.concatenate([best, neighbours.entries.ravel()])).tolist()
-        identity = {entry.id: entry.identity for entry in self.gallery.entries(wanted)}
-        least = self.settings.min_similarity
-        known = np.ones(len(best), bool) if least is None else similarity >= least
+        best, similarity = ranked.entries[:, 0], ranked.cosine[:, 0]
+        used = np.column_stack([best, neighbours.entries])  # (B, 1 + K)
+        identity = {entry.id: entry.identity for entry in self.gallery.entries(np.unique(used).tolist())}
+        names = np.array([[identity[entry] for entry in row] for row in used.tolist()])
+        with times.stage("rank"):
+            own = own_similarity(self.gallery.compare(query.descriptor, used), names)
+        known = np.ones(len(best), bool)
+        if self.settings.min_similarity is not None:
+            known &= similarity >= self.settings.min_similarity
+        if self.settings.min_own_similarity is not None:
+            known &= own >= self.settings.min_own_similarity
         near = [
             tuple(Neighbour(entry, identity[entry], distance) for entry, distance in zip(*row, strict=True))
             for row in zip(neighbours.entries.tolist(), neighbours.distance.tolist(), strict=True)
         ]
         kept = np.empty((len(best), 0), np.int64) if query.kept is None else query.kept
-        answers = zip(best.tolist(), known.tolist(), similarity.tolist(), near, kept, strict=True)
-        return [
-            Identification(identity[entry] if sure else None, "known" if sure else "unknown", cosine, used, places)
-            for entry, sure, cosine, used, places in answers
-        ]
+        named = [name if sure else None for name, sure in zip(names[:, 0].tolist(), known.tolist(), strict=True)]
+        answers = zip(named, similarity.tolist(), own.tolist(), near, kept, strict=True)
+        return [Identification(name, "unknown" if name is None else "known", *rest) for name, *rest in answers]
 
     def _open_consolidator(self, engine: str, threads: int | None) -> Consolidator | None:
         if not self.bundle.has("decoder"):

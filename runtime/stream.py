@@ -201,6 +201,7 @@ def _event(source: str, sighting: Sighting, answer: Identification, times: dict[
         identity=answer.identity,
         status=answer.status,
         similarity=answer.similarity,
+        own_similarity=answer.own_similarity,
         neighbours=tuple(
             events.Neighbour(entry=near.entry, identity=near.identity, distance=near.distance)
             for near in answer.neighbours

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fpc_deploy.commands.options import whole_numbers
-from runtime.errors import CheckpointError, FpcError
+from runtime.errors import FpcError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,7 +65,7 @@ def bench(
         gallery=gallery,
         gallery_size=GALLERY_SIZE if gallery_size is None else gallery_size,
         tokens=tokens or TOKENS,
-        batches=_batches(batch),
+        batches=whole_numbers("--batch", batch),
         engine=engine,
         threads=threads,
         images=images,
@@ -79,13 +79,6 @@ def bench(
         console.print(verdict_on_speed(*speeds), highlight=False, soft_wrap=True)
     if json_file is not None:
         write_reports(json_file, reports)
-
-
-def _batches(text: str) -> tuple[int, ...]:
-    try:
-        return whole_numbers("--batch", text)
-    except CheckpointError as error:  # it is no matter of a checkpoint here
-        raise FpcError(str(error)) from None
 
 
 def _show(console: "Console", reports: "Sequence[Report]") -> None:

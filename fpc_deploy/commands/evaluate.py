@@ -63,6 +63,9 @@ def evaluate(
     strict: Annotated[
         bool, typer.Option("--strict", help="What the protocol leaves out may not be a neighbour either.")
     ] = False,
+    strangers: Annotated[
+        bool, typer.Option("--strangers", help="Also tell people from strangers: thresholds for `run`.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of random pruning in --sweep drop.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Images of one run of an encoder.")] = 16,
     engine: Annotated[str, typer.Option(help="Inference engine.")] = "auto",
@@ -72,6 +75,8 @@ def evaluate(
     dump: Annotated[Path | None, typer.Option(help="Write similarity and labels of the last row here (.npz).")] = None,
 ) -> None:
     """Measure mAP and CMC of BUNDLE on DATASET, through the graphs and the code that `run` uses."""
+    from rich.console import Console
+
     from fpc_deploy.evaluation.datasets import read_test_set
     from fpc_deploy.evaluation.evaluation import Evaluation, Options
     from fpc_deploy.evaluation.plan import ablated, answerable, base_configuration, swept
@@ -79,10 +84,13 @@ def evaluate(
     from fpc_deploy.evaluation.report import write_dump, write_json
     from fpc_deploy.evaluation.reranking import Reranking
     from fpc_deploy.evaluation.similarity import Graphs
+    from fpc_deploy.evaluation.strangers import make_table
     from runtime.bundle import Bundle
 
     if ablation and (sweep or stages):
         raise FpcError("--ablation switches stages by itself: give it without --sweep and --stages")
+    if strangers and (sweep or rerank):
+        raise FpcError("--strangers measures what `run` answers: give it without --sweep and --rerank")
     _check_outputs(json_file, plot, dump)
     options = Options(batch, tokens.value, strict, Reranking.parse(rerank_settings) if rerank else None)
     opened, test_set = Bundle.open(bundle), read_test_set(dataset)
@@ -103,10 +111,13 @@ def evaluate(
             outcomes = (evaluation.run(graphs, one) for one in answerable(chosen, options.tokens))
         for last in outcomes:
             rows.append(last.row)
+        separations = evaluation.separate(graphs, *answerable([base], options.tokens)) if strangers else []
         size = evaluation.gallery_size()
     _print(rows, size, _title(test_set.name, sweep, tokens, strict=strict), sweep)
+    if separations:
+        Console(highlight=False).print(make_table(separations))
     if json_file:
-        write_json(json_file, test_set.name, rows)
+        write_json(json_file, test_set.name, rows, separations)
     if dump:
         write_dump(dump, last)
     if plot:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fpc_deploy.commands.options import PassesOption, SearchByOption, TemperatureOption, parse_size, whole_numbers
+from fpc_deploy.commands.options import (
+    MinOwnSimilarityOption,
+    MinSimilarityOption,
+    PassesOption,
+    SearchByOption,
+    TemperatureOption,
+    parse_size,
+    whole_numbers,
+)
 from runtime.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -47,6 +55,8 @@ def export(
     search_by: SearchByOption = None,
     neighbour_temperature: TemperatureOption = None,
     passes: PassesOption = None,
+    min_similarity: MinSimilarityOption = None,
+    min_own_similarity: MinOwnSimilarityOption = None,
     camera_names: Annotated[
         str, typer.Option(help="Names of the trained cameras in their order, c1,c2,...; all others are unknown.")
     ] = "",
@@ -78,6 +88,8 @@ def export(
                 "search_by": search_by.value if search_by else None,
                 "neighbour_temperature": neighbour_temperature,
                 "passes": passes,
+                "min_similarity": min_similarity,
+                "min_own_similarity": min_own_similarity,
             }
         ),
         overwrite=overwrite,

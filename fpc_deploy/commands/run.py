@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fpc_deploy.commands.options import PassesOption, SearchByOption, TemperatureOption
+from fpc_deploy.commands.options import (
+    MinOwnSimilarityOption,
+    MinSimilarityOption,
+    PassesOption,
+    SearchByOption,
+    TemperatureOption,
+)
 from runtime.errors import SourceError
 
 if TYPE_CHECKING:
@@ -36,9 +42,8 @@ def run(
     search_by: SearchByOption = None,
     neighbour_temperature: TemperatureOption = None,
     passes: PassesOption = None,
-    min_similarity: Annotated[
-        float | None, typer.Option(min=-1, max=1, help="Below it a person is unknown; default: the bundle's.")
-    ] = None,
+    min_similarity: MinSimilarityOption = None,
+    min_own_similarity: MinOwnSimilarityOption = None,
     engine: Annotated[str, typer.Option(help="Inference engine.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of one run of the engine.")] = None,
     reconnect: Annotated[
@@ -51,7 +56,8 @@ def run(
 
     opened = Bundle.open(bundle)
     given: dict[str, object] = {"refine": refine, "neighbours": neighbours, "alpha": 0.0 if no_emd else alpha}
-    given |= {"min_similarity": min_similarity, "passes": passes, "neighbour_temperature": neighbour_temperature}
+    given |= {"min_similarity": min_similarity, "min_own_similarity": min_own_similarity}
+    given |= {"passes": passes, "neighbour_temperature": neighbour_temperature}
     given["search_by"] = search_by.value if search_by else None
     settings = opened.manifest.matching.with_changes(given)
     # The source is closed before the threads that read from it: they end once they find it closed.

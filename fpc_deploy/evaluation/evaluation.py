@@ -2,7 +2,7 @@
 
 import tempfile
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -26,8 +26,12 @@ from fpc_deploy.evaluation.similarity import (
     rebuild,
 )
 from fpc_deploy.evaluation.stages import check_stages
+from fpc_deploy.evaluation.strangers import Separation, separate
 from runtime.encoder import Encoder, Features
 from runtime.errors import FpcError
+
+Barred = Literal["nothing", "moment", "person"]
+"""What may not be a candidate or neighbour of a query: nothing, its person by its camera, or its person altogether."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Evaluation:
         self._relations: Relations | None = None
         self._bundle_folder: Path | None = None
         self._queries: dict[str, Features] = {}
-        self._ordered: dict[tuple[str, int, float, str], Ordered] = {}
+        self._ordered: dict[tuple[str, int, float, str, Barred], Ordered] = {}
 
     def __enter__(self) -> "Evaluation":
         return self
@@ -105,11 +109,8 @@ class Evaluation:
             FpcError: stages the bundle has no graphs for, no readable image, no query with a match, or re-ranking of a
                 configuration that has no descriptors.
         """
-        check_stages(configuration.stages, graphs.bundle)
-        self._forget_other(graphs)
+        answer = self._answer(graphs, configuration, "moment" if self.options.strict else "nothing", encoder)
         people = self._people(graphs)
-        key, query = self._encoded(graphs, configuration, encoder)
-        answer = self._answer(graphs, configuration, people, key, query)
         similarity = self._rerank(answer, people)
         manifest, stages = graphs.bundle.manifest, configuration.stages
         row = Row(
@@ -122,38 +123,68 @@ class Evaluation:
         )
         return Outcome(row, similarity, self._query_labels(), people.labels)
 
+    def separate(self, graphs: Graphs, configuration: Configuration) -> list[Separation]:
+        """Measure how well a configuration tells people of the gallery from strangers.
+
+        Args:
+            graphs: of the bundle it runs on.
+            configuration: what to run.
+
+        Raises:
+            FpcError: stages the bundle has no graphs for, or no readable image.
+        """
+        known = self._answer(graphs, configuration, "moment")
+        strange = self._answer(graphs, configuration, "person")
+        people = self._people(graphs)
+        _, query = self._encoded(graphs, configuration, None)
+        own = compare_descriptors(query.descriptor, people).similarity
+        return separate(known, strange, own, self._related(people), people.labels.identity)
+
     def gallery_size(self) -> GallerySize:
         """Return the size of the gallery of the last run."""
         info = self._known[0].gallery.info()
         return GallerySize(info.entries, info.bytes)
 
     def _answer(
-        self, graphs: Graphs, configuration: Configuration, people: KnownPeople, key: str, query: Features
+        self, graphs: Graphs, configuration: Configuration, barred: Barred, encoder: CropEncoder | None = None
     ) -> Answer:
         stages = configuration.stages
+        check_stages(stages, graphs.bundle)
+        self._forget_other(graphs)
+        people = self._people(graphs)
+        key, query = self._encoded(graphs, configuration, encoder)
         if not stages.match and not stages.consolidate:
             return compare_descriptors(query.descriptor, people)
-        ordered = self._order(graphs, configuration, people, key, query)
+        ordered = self._order(graphs, configuration, people, key, query, barred)
         if not stages.consolidate:
             return compare_candidates(query.descriptor, ordered, people)
         count = partial(self._progress, "consolidating")
         settings = configuration.settings(graphs.bundle.manifest.matching)
-        rebuilt = rebuild(graphs, settings, query, ordered, people, self._left_out(people), count)
-        return compare_descriptors(rebuilt, people)
+        rebuilt, used = rebuild(graphs, settings, query, ordered, people, self._left_out(people, barred), count)
+        return replace(compare_descriptors(rebuilt, people), neighbours=people.columns(used))
 
     def _order(
-        self, graphs: Graphs, configuration: Configuration, people: KnownPeople, key: str, query: Features
+        self,
+        graphs: Graphs,
+        configuration: Configuration,
+        people: KnownPeople,
+        key: str,
+        query: Features,
+        barred: Barred,
     ) -> Ordered:
         settings = configuration.settings(graphs.bundle.manifest.matching)
-        wanted = key, max(settings.refine, settings.neighbours), settings.alpha, settings.search_by
+        wanted = key, max(settings.refine, settings.neighbours), settings.alpha, settings.search_by, barred
         if wanted not in self._ordered:
             self._ordered[wanted] = order_candidates(
-                graphs, settings, query, people, self._left_out(people), partial(self._progress, "matching")
+                graphs, settings, query, people, self._left_out(people, barred), partial(self._progress, "matching")
             )
         return self._ordered[wanted]
 
-    def _left_out(self, people: KnownPeople) -> NDArray[np.bool_] | None:
-        return self._related(people).left_out if self.options.strict else None
+    def _left_out(self, people: KnownPeople, barred: Barred) -> NDArray[np.bool_] | None:
+        if barred == "nothing":
+            return None
+        relations = self._related(people)
+        return relations.left_out if barred == "moment" else relations.left_out | relations.matches
 
     def _encoded(
         self, graphs: Graphs, configuration: Configuration, encoder: CropEncoder | None

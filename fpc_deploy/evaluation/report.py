@@ -11,6 +11,7 @@ from rich.text import Text
 
 from fpc_deploy.evaluation.evaluation import Outcome
 from fpc_deploy.evaluation.rows import REBUILDING, Row
+from fpc_deploy.evaluation.strangers import Separation
 from runtime.errors import FpcError
 
 
@@ -70,13 +71,16 @@ def check_output(path: Path | None) -> None:
         raise FpcError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
 
 
-def write_json(path: Path, dataset: str, rows: Sequence[Row]) -> None:
-    """Write `{"dataset", "rows": [...]}`.
+def write_json(path: Path, dataset: str, rows: Sequence[Row], separations: Sequence[Separation] = ()) -> None:
+    """Write `{"dataset", "rows": [...]}`, and `"strangers": [...]` where they were measured.
 
     Raises:
         FpcError: the file cannot be written.
     """
-    text = json.dumps({"dataset": dataset, "rows": [row.as_json() for row in rows]}, indent=2) + "\n"
+    content: dict[str, object] = {"dataset": dataset, "rows": [row.as_json() for row in rows]}
+    if separations:
+        content["strangers"] = [one.as_json() for one in separations]
+    text = json.dumps(content, indent=2) + "\n"
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

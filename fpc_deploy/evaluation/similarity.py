@@ -43,6 +43,8 @@ BEHIND = 3.0
 """Taken off the similarity of images that M did not look at: 1 - D is at least -1, a cosine at most 1."""
 _QUERIES_AT_ONCE = 4  # each reads the tokens of its candidates: 100 of a ViT-B are 37 MB
 
+Hidden = NDArray[np.bool_] | None
+"""(Q, G) images that may not be candidates; None lets all be."""
 Count = Callable[[int, int], None]
 """Called with (queries done, queries in all)."""
 
@@ -54,10 +56,12 @@ class Answer:
     Attributes:
         similarity: (Q, G) float32, larger is nearer.
         descriptors: (Q, D) float32, what the queries were ranked by; None where M alone ranked them.
+        neighbours: (Q, K) int64 places in the gallery of what `run` shows as neighbours; None where none were sought.
     """
 
     similarity: NDArray[np.float32]
     descriptors: NDArray[np.float32] | None
+    neighbours: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def compare_candidates(descriptors: NDArray[np.float32], ordered: Ordered, peopl
     """Put the ordered candidates first, and the rest behind them by the cosine of (Q, D) descriptors."""
     similarity = compare_descriptors(descriptors, people).similarity - np.float32(BEHIND)
     np.put_along_axis(similarity, people.columns(ordered.entries), 1 - ordered.distance, axis=1)
-    return Answer(similarity, None)
+    return Answer(similarity, None, people.columns(ordered.entries))
 
 
 def order_candidates(
@@ -130,8 +134,10 @@ def rebuild(
     people: KnownPeople,
     left_out: NDArray[np.bool_] | None,
     count: Count,
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return (Q, D) float32 descriptors, each rebuilt from the query's first K candidates, as often as settings say.
+
+    With them come the (Q, K) int64 entries that each was rebuilt from in the end.
 
     Args:
         graphs: whose decoder is used.
@@ -145,15 +151,26 @@ def rebuild(
     temperature, neighbours = settings.neighbour_temperature, settings.neighbours
     consolidator = Consolidator(graphs.bundle, graphs.engine, graphs.threads, temperature=temperature)
     total, parts = len(query.cls), []
+    used: list[NDArray[np.int64]] = []
     for start in range(0, total, _QUERIES_AT_ONCE):
         part = slice(start, start + _QUERIES_AT_ONCE)
         entries, distance = ordered.entries[part, :neighbours], ordered.distance[part, :neighbours]
         nearest = Neighbours(entries, distance, people.gallery.stored(entries.ravel()))
         some = Features(query.cls[part], query.patches[part], query.descriptor[part])
-        find = partial(_neighbours_of_rebuilt, people, None if left_out is None else left_out[part], neighbours)
+        sought = [nearest]
+        hidden = None if left_out is None else left_out[part]
+
+        def find(
+            rebuilt: NDArray[np.float32], sought: list[Neighbours] = sought, hidden: Hidden = hidden
+        ) -> Neighbours:
+            sought.append(_neighbours_of_rebuilt(people, hidden, neighbours, rebuilt))
+            return sought[-1]
+
         parts.append(consolidator.consolidate_again(some, nearest, settings.passes, find))
+        used.append(sought[-1].entries)
         count(min(start + _QUERIES_AT_ONCE, total), total)
-    return np.concatenate(parts)
+    fewest = min(entries.shape[1] for entries in used)
+    return np.concatenate(parts), np.concatenate([entries[:, :fewest] for entries in used])
 
 
 def _neighbours_of_rebuilt(

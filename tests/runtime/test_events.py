@@ -24,6 +24,7 @@ FIELDS: dict[str, Any] = {
     "identity": "0042",
     "status": "known",
     "similarity": 0.87654321,
+    "own_similarity": 0.61234567,
     "neighbours": (NEIGHBOUR,),
     "stage_ms": {"detect": 12.34567},
 }
@@ -33,6 +34,7 @@ def test_the_line_as_it_leaves() -> None:
     assert Event(**FIELDS).to_json() == (
         '{"schema":"fpc-deploy/event/1","source":"door.mp4","camera":"door","pts_s":1.234568,"frame":12,"track":null,'
         '"box":[1.23,2.0,30.01,40.0],"detector_score":0.9123,"identity":"0042","status":"known","similarity":0.8765,'
+        '"own_similarity":0.6123,'
         '"neighbours":[{"entry":3,"identity":"0042","distance":0.1235}],"stage_ms":{"detect":12.346}}'
     )
 
@@ -51,7 +53,7 @@ def test_numbers_of_numpy_are_taken() -> None:
     assert json.loads(event.to_json())["box"] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("field", ["pts_s", "detector_score", "similarity"])
+@pytest.mark.parametrize("field", ["pts_s", "detector_score", "similarity", "own_similarity"])
 def test_what_is_missing_is_null(field: str) -> None:
     for missing in (None, math.nan, np.float32("nan")):
         assert json.loads(Event(**FIELDS | {field: missing}).to_json())[field] is None
@@ -121,3 +123,9 @@ def test_every_event_is_one_line_that_reads_back(
     assert "\n" not in line
     assert "\r" not in line
     assert Event.from_json(line.encode().decode()) == event
+
+
+def test_a_line_from_before_own_similarity_is_read() -> None:
+    line = json.loads(Event(**FIELDS).to_json())
+    del line["own_similarity"]
+    assert Event.from_json(json.dumps(line)).own_similarity is None

@@ -145,6 +145,22 @@ def test_min_similarity_makes_strangers(tiny_bundle: Bundle, gallery: Gallery) -
         assert (found.status, found.identity is None) == (status, status == "unknown")
 
 
+def test_own_similarity_is_of_the_crop_itself_and_makes_strangers(tiny_bundle: Bundle, gallery: Gallery) -> None:
+    pipeline = Pipeline(tiny_bundle, gallery)
+    (answer,) = pipeline.identify(crops(1))
+    own = Encoder(tiny_bundle, sparse=True).encode(crops(1)).descriptor
+    ranked = gallery.rank(own, PEOPLE)  # every person has one entry here
+    named = [gallery.entries([entry])[0].identity for entry in ranked.entries[0].tolist()]
+    expected = ranked.cosine[0, named.index(answer.identity or "")]
+    assert answer.own_similarity == pytest.approx(expected, abs=1e-5)
+    assert answer.own_similarity != answer.similarity
+
+    above = min(1.0, answer.own_similarity + 0.01)
+    for least, status in ((answer.own_similarity - 0.01, "known"), (above, "unknown")):
+        found = Pipeline(tiny_bundle, gallery, MatchSettings(min_own_similarity=least)).identify(crops(1))[0]
+        assert (found.status, found.identity is None) == (status, status == "unknown")
+
+
 def test_fewer_entries_than_neighbours_is_said(
     tiny_bundle: Bundle, gallery: Gallery, caplog: pytest.LogCaptureFixture
 ) -> None:
