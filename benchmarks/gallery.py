@@ -1,9 +1,10 @@
 """Measures the gallery: opening, adding, searching, and readers beside a writer; prints a table.
 
-Run `python benchmarks/gallery.py --entries 100000`.
+Run `python -m benchmarks.gallery --entries 100000`; a larger one is the business of `benchmarks.large_gallery`.
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -17,32 +18,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bundle import Binding, Preprocessing
-from runtime.gallery import Gallery, NewEntry, Settings
+from benchmarks.identities import BINDING, queries, records, vectors
+from runtime.gallery import Gallery, Settings
+from runtime.gallery.snapshot import Snapshot
 
-BINDING = Binding(model_hash="0" * 64, precision="fp32", preprocessing=Preprocessing(height=256, width=128))
-PEOPLE = 20_000
-"""Vectors gather around this many people, as those of an encoder do; even ones would be harder for HNSW."""
-SPREAD = 0.7
 REFINE = 100
 CHANGES = 2_000
-
-
-def vectors(first: int, count: int, dimension: int) -> NDArray[np.float32]:
-    """(count, D) float32: image k is person k % PEOPLE and some noise; people gather around 100 kinds."""
-    found = np.empty((count, dimension), np.float32)
-    for i, k in enumerate(range(first, first + count)):
-        kind = np.random.default_rng([1, k % PEOPLE % 100]).standard_normal(dimension, np.float32)
-        person = np.random.default_rng([2, k % PEOPLE]).standard_normal(dimension, np.float32)
-        found[i] = kind + person + SPREAD * np.random.default_rng([3, k]).standard_normal(dimension, np.float32)
-    return found
-
-
-def records(first: int, count: int, mark: str = "") -> list[NewEntry]:
-    return [
-        NewEntry(f"{mark}{k % PEOPLE:05d}", f"c{k % 6}", f"/pictures/{mark}{k:08d}.jpg", f"{mark}{k:064x}")
-        for k in range(first, first + count)
-    ]
 
 
 def build(folder: Path, entries: int, dimension: int) -> dict[str, float]:
@@ -81,7 +62,7 @@ def show(name: str, ms: NDArray[np.float64]) -> None:
 def opening(folder: Path) -> None:
     show("open", timed(lambda _: Gallery.open(folder).close(), 7))
     with Gallery.open(folder) as gallery:
-        query = vectors(0, 1, gallery.layout.dimension)
+        query = queries(len(gallery), 1, gallery.layout.dimension)
         show("first search after opening (exact)", timed(lambda _: gallery.search(query, REFINE), 1))
     with Gallery.open(folder) as gallery:
         show("warm_up (load both HNSW)", timed(lambda _: gallery.warm_up(), 1))
@@ -102,26 +83,28 @@ def adding(folder: Path, entries: int) -> None:
 def searching(folder: Path) -> None:
     with Gallery.open(folder) as gallery:
         gallery.warm_up()
-        queries = vectors(10**7, 300, gallery.layout.dimension)
-        show(
-            f"search 1 query, {REFINE} nearest, HNSW", timed(lambda i: gallery.search(queries[i : i + 1], REFINE), 300)
-        )
+        asked = queries(len(gallery), 300, gallery.layout.dimension)
+        show(f"search 1 query, {REFINE} nearest, HNSW", timed(lambda i: gallery.search(asked[i : i + 1], REFINE), 300))
         view = gallery.snapshot()
         show(
             f"search 1 query, {REFINE} nearest, exact",
-            timed(lambda i: view.nearest("cls", queries[i : i + 1], REFINE, exact=True), 30),
+            timed(lambda i: view.nearest("cls", asked[i : i + 1], REFINE, exact=True), 30),
         )
-        near = view.nearest("cls", queries[:50], REFINE).entries
-        exact = view.nearest("cls", queries[:50], REFINE, exact=True).entries
-        recall = np.mean([len(np.intersect1d(a, b)) / REFINE for a, b in zip(near, exact, strict=True)])
-        print(f"recall of HNSW at {REFINE}: {recall:.4f}", flush=True)
+        print(f"recall of HNSW at {REFINE}: {recall(view, asked[:50]):.4f}", flush=True)
+
+
+def recall(view: Snapshot, asked: NDArray[np.float32]) -> float:
+    """Share of the exact nearest that HNSW finds."""
+    near = view.nearest("cls", asked, REFINE).entries
+    exact = view.nearest("cls", asked, REFINE, exact=True).entries
+    return float(np.mean([len(np.intersect1d(a, b)) / REFINE for a, b in zip(near, exact, strict=True)]))
 
 
 def read(folder: Path, stop: Event, ready: Event, out: Path, removed: Path) -> None:
     """Query at full load until told to stop; note the time of each query, failures, and late answers."""
     gallery = Gallery.open(folder)
     gallery.warm_up()
-    queries = vectors(10**7, 200, gallery.layout.dimension)
+    asked_for = queries(len(gallery), 200, gallery.layout.dimension)
     took, failures, late, i = [], [], 0, 0
     gone = removed.open()
     removed_at: dict[int, float] = {}
@@ -132,9 +115,9 @@ def read(folder: Path, stop: Event, ready: Event, out: Path, removed: Path) -> N
             removed_at[int(id_)] = float(at)
         start, asked = time.perf_counter(), time.time()
         try:
-            found = gallery.search(queries[i % 200 : i % 200 + 1], REFINE)
+            found = gallery.search(asked_for[i % 200 : i % 200 + 1], REFINE)
             gallery.entries(found.entries[0, :10].tolist())
-            gallery.rank(queries[i % 200 : i % 200 + 1], 10)
+            gallery.rank(asked_for[i % 200 : i % 200 + 1], 10)
         except Exception as error:
             failures.append(repr(error))
         took.append(1000 * (time.perf_counter() - start))
@@ -148,7 +131,7 @@ def churn(folder: Path, removed: Path, seconds: float) -> float:
     """Add and remove CHANGES entries near to the queries; return seconds spent."""
     with Gallery.open(folder, writable=True) as gallery, removed.open("a") as note:
         dimension = gallery.layout.dimension
-        near = vectors(10**7, 200, dimension)
+        near = queries(len(gallery), 200, dimension)
         noise = np.random.default_rng(5).standard_normal((CHANGES, dimension), np.float32)
         start, pause = time.perf_counter(), seconds / (CHANGES / 10)
         for at in range(0, CHANGES, 10):
@@ -204,19 +187,30 @@ def erasing(folder: Path) -> None:
 
 
 def threshold(entries: int, dimension: int) -> None:
-    """Exact search against HNSW at one size: where `Settings.index_from` comes from."""
+    """Exact search against HNSW at one size, by turns: where `Settings.index_from` comes from."""
     settings = Settings(index_from=1)
-    cls = vectors(0, entries, dimension)
     with (
         tempfile.TemporaryDirectory() as work,
         Gallery.create(Path(work) / "g", BINDING, dimension, 0, settings=settings) as gallery,
     ):
+        cls = vectors(0, entries, dimension)
         gallery.add(records(0, entries), cls, cls)
         gallery.warm_up()
-        view, queries = gallery.snapshot(), vectors(10**7, 100, dimension)
-        exact = timed(lambda i: view.nearest("cls", queries[i : i + 1], REFINE, exact=True), 100)
-        near = timed(lambda i: view.nearest("cls", queries[i : i + 1], REFINE), 100)
-        print(f"| {entries} | {np.median(exact[:, 0]):.2f} | {np.median(near[:, 0]):.2f} |", flush=True)
+        view, asked = gallery.snapshot(), queries(entries, 400, dimension)
+        cells = []
+        for batch in (1, 8):
+            took: dict[bool, list[float]] = {True: [], False: []}
+            for i in range(50):
+                part = asked[batch * i : batch * (i + 1)]
+                for exact in (True, False):
+                    work_on = functools.partial(view.nearest, "cls", part, REFINE, exact=exact)
+                    took[exact].append(float(timed(lambda _, run=work_on: run(), 1)[0, 0]))
+            p50 = {exact: float(np.median(ms)) / batch for exact, ms in took.items()}
+            cells.append(f"{p50[True]:.2f} | {p50[False]:.2f} | {p50[True] / p50[False]:.2f}")
+        print(
+            f"| {entries} | {' | '.join(cells)} | {recall(view, asked[:100]):.4f} | {os.getloadavg()[0]:.1f} |",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -230,8 +224,9 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
     if options.threshold:
-        print("| entries | exact ms p50 | HNSW ms p50 |\n| --- | --- | --- |")
-        for entries in (2_000, 5_000, 10_000, 20_000, 40_000):
+        print("ms a query, p50, by turns; batch 1, then batch 8\n")
+        print("| entries | exact | HNSW | ratio | exact | HNSW | ratio | recall | load |\n" + "| --- " * 9 + "|")
+        for entries in (2_500, 5_000, 10_000, 20_000, 40_000):
             threshold(entries, options.dimension)
         return
     work = Path(tempfile.mkdtemp())

@@ -60,7 +60,9 @@ class Graph:
         if self.index.ef < effort:
             self.index.set_ef(effort)
         try:
-            labels, _ = self.index.knn_query(reduced(queries, self.basis), wanted)
+            # One by one: a product of a few rows is slow on several threads where the processors are busy.
+            asked = np.stack([reduced(query, self.basis) for query in queries])
+            labels, _ = self.index.knn_query(asked, wanted)
         except RuntimeError:  # fewer reached: many removed entries, or a broken graph
             return None
         found: NDArray[np.int64] = labels.astype(np.int64)

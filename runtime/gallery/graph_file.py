@@ -172,7 +172,7 @@ def _check_basis(basis: NDArray[np.float32] | None) -> None:
 
 
 def blank_nodes(found: Links, dimension: int) -> NDArray[np.void]:
-    """(n,) nodes as hnswlib lays them out, with the links of a file; their vectors ("unit") are still to be filled in."""
+    """(n,) nodes as hnswlib lays them out, with the links of a file; their vectors ("unit") are to be filled in."""
     width = dimension if found.basis is None else found.basis.shape[1]
     count, links = found.links0.shape
     nodes = np.zeros(count, [("links", np.uint32, links), ("unit", np.float32, width), ("label", np.uint64)])
