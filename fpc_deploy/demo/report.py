@@ -47,6 +47,8 @@ def write_report(out: Path, bundle: Bundle, checkpoint: Path, tracks: Sequence[T
     text = page.render(
         right=right,
         known=known,
+        strangers=[track for track in tracks if track.truth is None],
+        least=bundle.manifest.matching.min_own_similarity,
         share=share,
         percent=round(100 * share),
         events=sum(len(track.events) for track in tracks),
@@ -93,7 +95,8 @@ def _row(track: Track, model: FPCModel, bundle: Bundle, gallery: Gallery) -> dic
         "named": track.named or "nobody",
         "truth": track.truth or "a stranger",
         "right": track.right,
-        "similarity": f"{event.similarity:.2f}" if event.similarity is not None else "",
+        "similarity": _rounded(event.similarity),
+        "own_similarity": _rounded(event.own_similarity),
         "events": len(track.events),
     }
 
@@ -120,6 +123,10 @@ def _neighbour(near: Neighbour, truth: str | None, gallery: Gallery) -> dict[str
         "distance": f"{near.distance:.3f}",
         "same": near.identity == truth,
     }
+
+
+def _rounded(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
 
 
 def _data_url(image: NDArray[np.uint8]) -> str:

@@ -37,11 +37,13 @@ class Track:
 
     @property
     def named(self) -> str | None:
-        """The identity with the largest sum of similarities over the track."""
+        """The identity with the largest sum of similarities over the track; nobody where most events say unknown."""
         votes: dict[str, float] = defaultdict(float)
         for event in self.events:
             if event.identity is not None:
                 votes[event.identity] += event.similarity or 0.0
+        if 2 * sum(event.status == "unknown" for event in self.events) > len(self.events):
+            return None
         return max(votes, key=lambda name: votes[name]) if votes else None
 
     @property

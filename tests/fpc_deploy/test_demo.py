@@ -22,11 +22,14 @@ def test_the_demo_names_at_least_nine_in_ten_and_says_so(tmp_path: Path) -> None
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = re.search(r"(\d+) of (\d+) tracks named rightly, (\d+) events", done.stdout)
+    found = re.search(
+        r"(\d+) of (\d+) tracks named rightly, (\d+) of (\d+) strangers named nobody, (\d+) ", done.stdout
+    )
     assert found, done.stdout
-    right, tracks, events = map(int, found.groups())
+    right, tracks, unnamed, strangers, events = map(int, found.groups())
     assert tracks == 16  # eight people past two cameras
     assert right >= 0.9 * tracks, done.stdout
+    assert (unnamed, strangers) == (2, 2)  # one past each camera
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert f"<b>{right} of {tracks}</b> tracks of enrolled people named rightly" in page
     assert page.count("data:image/jpeg;base64,") >= tracks * (1 + 3 + 5)  # crop, three pruning blocks, five neighbours
