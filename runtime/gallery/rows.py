@@ -16,6 +16,9 @@ _COLUMNS = (
     "id, identity, camera, source, content_hash, added_at, expires_at, segment, slot, vector_crc, token_crc, seal"
 )
 
+# Read at a time: all at once, what SQLite answers takes more memory than the columns that are made of it.
+_READ_AT_ONCE = 10_000
+
 
 @dataclass(frozen=True)
 class Row:
@@ -86,6 +89,13 @@ class Rows:
         expires = np.array([np.inf if r[6] is None else r[6] for r in records], np.float64)
         return cls(ids, segment, slot, vector_crc, token_crc, expires, texts)
 
+    @classmethod
+    def joined(cls, parts: list["Rows"]) -> "Rows":
+        """Parts one after another, their ids ascending throughout."""
+        if not parts:
+            return cls.of([])
+        return cls(*(np.concatenate(columns) for columns in zip(*(part._columns() for part in parts), strict=True)))
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -110,10 +120,7 @@ class Rows:
     def with_rows(self, other: "Rows") -> "Rows":
         """These rows and `other`, which replaces those of the same id."""
         mine = self.without(other.ids.tolist())
-        columns: list[NDArray[Any]] = [
-            np.concatenate(pair) for pair in zip(mine._columns(), other._columns(), strict=True)
-        ]
-        joined = Rows(*columns)
+        joined = Rows.joined([mine, other])
         if len(mine) and len(other) and mine.ids[-1] > other.ids[0]:
             return joined.take(np.argsort(joined.ids))
         return joined
@@ -182,18 +189,24 @@ def read_rows(catalogue: Catalogue, after: int | None = None) -> Reading:
         if after is None
         # Left to itself, SQLite reads the whole table rather than sort a few rows.
         else catalogue.connection.execute(f"{query} INDEXED BY entries_change WHERE change > ? ORDER BY id", (after,))
-    ).fetchall()
+    )
     identities = _names(catalogue, "identities", after)
     cameras = _names(catalogue, "cameras", after)
-    good, damaged, checksum = [], [], 0
-    for id_, identity, camera, *rest, sealed in records:
-        record = (id_, identities.get(identity), cameras.get(camera), *rest)
-        if seal(*record) == sealed:
-            good.append(record)
-            checksum += sealed
-        else:
-            damaged.append(id_)
-    return Reading(Rows.of(good), tuple(damaged), checksum)
+    parts: list[Rows] = []
+    damaged: list[int] = []
+    checksum, date = 0, ""
+    while part := records.fetchmany(_READ_AT_ONCE):
+        good = []
+        for id_, identity, camera, source, content_hash, added_at, *rest, sealed in part:
+            date = date if date == added_at else added_at  # one string for all that were added together
+            record = (id_, identities.get(identity), cameras.get(camera), source, content_hash, date, *rest)
+            if seal(*record) == sealed:
+                good.append(record)
+                checksum += sealed
+            else:
+                damaged.append(id_)
+        parts.append(Rows.of(good))
+    return Reading(Rows.joined(parts), tuple(damaged), checksum)
 
 
 def _names(catalogue: Catalogue, table: Literal["identities", "cameras"], after: int | None) -> dict[int, str]:

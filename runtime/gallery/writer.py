@@ -265,7 +265,8 @@ def check_batch(
         raise GalleryError(
             f"{records[first].source or f'image {first} of the batch'} has a vector that is zero, not finite or > 65504"
         )
-    filled = [_filled(record, vectors[i]) for i, record in enumerate(records)]
+    now = audit.now()  # one date for all: it is what they were added at, and readers keep it once
+    filled = [_filled(record, vectors[i], now) for i, record in enumerate(records)]
     return Batch(filled, vectors, tokens)
 
 
@@ -279,7 +280,7 @@ def _stored(layout: Layout, n: int, patches: NDArray[np.floating] | NDArray[np.v
     return layout.codec.encode(patches.astype(np.float32, copy=False))
 
 
-def _filled(record: NewEntry, vectors: NDArray[np.float32]) -> NewEntry:
+def _filled(record: NewEntry, vectors: NDArray[np.float32], now: str) -> NewEntry:
     if not record.identity:
         raise GalleryError(f"{record.source or 'an image'} has an empty identity")
     try:
@@ -288,13 +289,11 @@ def _filled(record: NewEntry, vectors: NDArray[np.float32]) -> NewEntry:
         raise GalleryError(f"{record.source!r} is not Unicode text: {error.reason}") from error
     digest = record.content_hash or hashlib.sha256(record.identity.encode() + vectors.tobytes()).hexdigest()
     expires = None if record.expires_at is None else float(record.expires_at)
-    return replace(record, content_hash=digest, expires_at=expires, added_at=utc(record.added_at))
+    return replace(record, content_hash=digest, expires_at=expires, added_at=utc(record.added_at or now))
 
 
 def utc(date: str) -> str:
-    """Bring an ISO 8601 date to UTC with microseconds, so that dates sort as text; "" is now."""
-    if not date:
-        return audit.now()
+    """Bring an ISO 8601 date to UTC with microseconds, so that dates sort as text."""
     try:
         found = datetime.fromisoformat(date.replace("Z", "+00:00"))
     except ValueError as error:
