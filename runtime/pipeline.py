@@ -20,8 +20,9 @@ from runtime.matching import Consolidator, Matcher, Neighbours, neighbours_of, o
 
 log = logging.getLogger(__name__)
 
-MAX_BATCH = 16
-"""Most crops in one run of the encoder; more are split, so that a crowded frame has bounded memory."""
+MAX_BATCH = 8
+"""Most crops in one run of the encoder; more are split, so that a crowded frame has bounded memory. Of a ViT-B on two
+processors 16 took as long each, and 190 MB more."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,13 @@ class Pipeline:
         self._unknown_cameras: set[str] = set()
         resolve_engine(bundle, "query_encoder", engine, threads)  # measures, where it has to, while nothing else runs
         # To read, hash and compile the graphs is most of a start: they are opened side by side.
-        with ThreadPoolExecutor(2, "open") as pool:
+        with ThreadPoolExecutor(3, "open") as pool:
             encoder = pool.submit(Encoder, bundle, sparse=True, engine=engine, threads=threads)
+            vectors = pool.submit(_read_vectors, gallery, bundle.manifest.model.embed_dim)
             matcher = pool.submit(Matcher, bundle, self.settings, engine, threads, gallery)
             self._consolidator = self._open_consolidator(engine, threads)
         self._encoder, self._matcher = encoder.result(), matcher.result()
+        vectors.result()
         if len(gallery) < self.settings.neighbours:
             log.warning(
                 "the gallery has %d entries, %d neighbours were asked for", len(gallery), self.settings.neighbours
@@ -218,6 +221,13 @@ class Pipeline:
             )
         self._unknown_cameras |= strange
         return np.array([self._cameras.index_of(name) for name in names], np.int64)
+
+
+def _read_vectors(gallery: GalleryReader, dimension: int) -> None:
+    """Search for anything: the first search reads and checks every vector, and has HNSW loaded."""
+    anything = np.ones((1, dimension), np.float32)
+    gallery.search(anything, 1)
+    gallery.rank(anything, 1)
 
 
 def _check_graph_constants(bundle: Bundle, settings: MatchSettings) -> None:

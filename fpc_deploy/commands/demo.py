@@ -16,7 +16,8 @@ def demo(
 
     result = run_demo(out, seed, people)
     typer.echo(
-        f"{result.right} of {result.tracks} tracks named rightly, {result.unnamed} of {result.strangers} strangers named "
-        f"nobody, {result.events} events in {result.seconds:.0f} s"
+        f"{result.right} of {result.tracks} tracks named rightly, "
+        f"{result.unnamed} of {result.strangers} strangers named nobody, "
+        f"{result.events} events in {result.seconds:.0f} s"
     )
     typer.echo(f"report: {result.report}")

@@ -53,7 +53,9 @@ def run(
 ) -> None:
     """Watch SOURCE and emit who is seen, one JSON object a line."""
     from runtime.bundle import Bundle
+    from runtime.heaps import share_heaps
 
+    share_heaps()
     opened = Bundle.open(bundle)
     given: dict[str, object] = {"refine": refine, "neighbours": neighbours, "alpha": 0.0 if no_emd else alpha}
     given |= {"min_similarity": min_similarity, "min_own_similarity": min_own_similarity}

@@ -20,8 +20,7 @@ WATCHING = (1, 2)
 ENROLLING = (3, 4, 5)
 FRAMES_PER_SECOND = 5
 MATCHING = MatchSettings(search_by="descriptor", neighbour_temperature=0.1, passes=2, min_own_similarity=0.55)
-"""Chosen on rendered people who are in no reported figure (docs/training.md): of seed 104, and for the last of demo seeds
-21 and 22."""
+"""Chosen on rendered people of seed 104, the last on demo seeds 21 and 22; they are in no reported figure."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from runtime.bench.throughput import run_crops_per_s
 from runtime.bundle import Bundle
 from runtime.errors import FpcError
 from runtime.gallery import Gallery
+from runtime.heaps import share_heaps
 from runtime.images import read_image, resize
 from runtime.pipeline import Pipeline, StageTimes
 
@@ -58,6 +59,7 @@ class Task:
 
 def main() -> None:
     """Measure what standard input asks for; an `FpcError` becomes a line too."""
+    share_heaps()  # as `run` does
     logging.basicConfig(level=logging.WARNING, handlers=[_Said()])
     task = Task(**json.load(sys.stdin))
     try:

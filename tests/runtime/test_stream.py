@@ -97,7 +97,7 @@ def test_people_of_a_recording_share_runs_of_the_encoder_the_same_way_each_time(
     assert given[0][0] == 1  # the first frame with anybody in it goes alone
     assert 40 in given[0]  # a crowd does too: it is split by the pipeline
     assert max(count for count in given[0] if count != 40) <= MAX_BATCH
-    assert np.mean(given[0][1:]) > 10
+    assert np.mean([count for count in given[0][1:] if count != 40]) > MAX_BATCH / 2
 
 
 def test_a_second_of_video_is_the_longest_that_is_waited_for(tiny_bundle: Bundle, gallery: Gallery) -> None:
@@ -156,14 +156,16 @@ def test_a_run_that_is_left_leaves_no_thread(tiny_bundle: Bundle, gallery: Galle
         while True:
             yield from frames(8)
 
-    pipeline = Pipeline(tiny_bundle, gallery)
-    pipeline.identify(np.zeros((1, *SIZE, 3), np.uint8))  # its own workers start here, and live as long as it does
+    def started() -> set[str]:
+        """The pipeline's own workers start when there is work for them, and live as long as it does."""
+        return {thread.name for thread in set(threading.enumerate()) - before if not thread.name.startswith("emd")}
+
     before = set(threading.enumerate())
     find = people_in_frames(endless(), lambda frame: people(frame.index), SIZE)
-    with closing(watch(find, pipeline, "door")) as events:
+    with closing(watch(find, Pipeline(tiny_bundle, gallery), "door")) as events:
         assert next(events).frame == 1
-        assert {thread.name for thread in set(threading.enumerate()) - before} == {"find people", "encode"}
-    assert not set(threading.enumerate()) - before
+        assert started() == {"find people", "encode"}
+    assert not started()
 
 
 def test_a_folder_of_nobody_has_no_events(tiny_bundle: Bundle, gallery: Gallery, tmp_path: Path) -> None:

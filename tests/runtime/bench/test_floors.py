@@ -20,6 +20,7 @@ from runtime.bundle import (
 )
 from runtime.gallery.codecs import make_codec
 from runtime.gallery.records import Layout
+from runtime.pipeline import MAX_BATCH
 
 RATES = Rates(encoders=1.2e12, others=1e12, codes=2e12, numpy=1e11, bandwidth=1e10)
 
@@ -94,7 +95,7 @@ def test_the_decoder_reads_its_neighbours_and_its_weights() -> None:
 def test_a_search_reads_all_vectors_or_those_that_hnsw_gives_out() -> None:
     small = Searched(5_000, FULL.layout, 10_000)
     assert work_of(vit_b(), small, 8, 0)["search"] == Work(5_000 * 768, 5_000 * 768 * 4 / 8)
-    assert work_of(vit_b(), small, 100, 0)["search"].bytes == 5_000 * 768 * 4 / 16  # the pipeline splits
+    assert work_of(vit_b(), small, 100, 0)["search"].bytes == 5_000 * 768 * 4 / MAX_BATCH  # the pipeline splits
     assert work_of(vit_b(), FULL, 8, 0)["search"] == Work(100 * 768, 100 * 768 * 4)
     assert work_of(vit_b(), FULL, 8, 0)["rank"] == Work(768, 768 * 4)
 
