@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from export.blocks import BlockGraph
 from export.model import PIXEL_MEAN_STD, DecoderTokens, FPCModel, Head, select_patches, take_patches
+from runtime.emd import SINKHORN_REGULARISATION as SINKHORN_REGULARISATION
 
-SINKHORN_REGULARISATION = 0.05
-"""Entropic regularisation of the EMD (`K = exp((S - 1) / 0.05)` in the published code)."""
 MASKED = -1e9
 """Added to the score of a padded neighbour, whose softmax weight then underflows to exactly 0."""
 LEAST_WEIGHT = 1e-9

@@ -13,7 +13,7 @@ from export.model import DecoderTokens, FPCModel
 from export.parity import BATCHES, Comparison
 from export.parity_matching import CANDIDATES, Memory
 from runtime.bundle import GraphParity
-from runtime.emd import FINE_STEP, CodedQuery, code_query
+from runtime.emd import CodedQuery, code_query, demand_of
 from runtime.engines import Engine
 from runtime.gallery.codecs import INT8, ZERO_CODE, TokenCodec, make_codec
 
@@ -29,18 +29,19 @@ def compare_compact_matcher(
         found, reference = [], []
         for one in query:
             unit = torch.nn.functional.normalize(one, dim=1)
-            affinity = torch.nn.functional.normalize(candidates[:, 0], dim=1) @ unit[1:].T
-            centre = unit[0] if weights == "cls" else unit[1:].mean(dim=0)
-            coded = code_query(unit[1:].numpy(), centre.numpy(), _basis(codec))
+            affinity = (torch.nn.functional.normalize(candidates[:, 0], dim=1) @ unit[1:].T).numpy()
+            in_basis = unit.numpy() @ _basis(codec)
+            coded = code_query(in_basis[1:], in_basis[0] if weights == "cls" else in_basis[1:].mean(axis=0))
             inputs: dict[str, NDArray[np.generic]] = {
-                **coded.inputs(),
+                "query_codes": coded.codes,
+                "query_mix": coded.mix,
                 "candidate_codes": np.ascontiguousarray(records["codes"]),
-                "candidate_scales": records["scales"][:, :, None],
+                "candidate_steps": records["scales"].ravel() * np.float32(coded.step / SINKHORN_REGULARISATION),
             }
             if weights == "cls":
-                inputs["query_affinity"] = affinity.unsqueeze(1).numpy()
+                inputs["demand"] = demand_of(affinity)[0]
             found.append(engine.run(inputs)["emd"])
-            reference.append(_distance(coded, records, affinity.double().numpy(), iterations, weights))
+            reference.append(_distance(coded, records, affinity.astype(np.float64), iterations, weights))
         row.add(np.stack(found), np.stack(reference))
     return [row.report()]
 
@@ -62,7 +63,8 @@ def compare_compact_decoder(
             inputs: dict[str, NDArray[np.generic]] = {
                 "neighbour_cls": cls.contiguous().numpy(),
                 "neighbour_codes": np.ascontiguousarray(some["codes"]),
-                "neighbour_scales": (some["scales"] * some["norms"])[..., None],
+                "neighbour_steps": (some["scales"] * some["norms"])[:, :, None],
+                "neighbour_norms": np.ascontiguousarray(some["norms"])[:, :, None],
                 "neighbour_mask": mask,
                 "basis": _basis(codec),
             }
@@ -83,10 +85,10 @@ def _distance(
 ) -> NDArray[np.float64]:
     """(C,) distances as `export.reference` has them, of tokens that are taken as they are and not normalised again."""
     theirs = (records["codes"].astype(np.float64) - ZERO_CODE) * records["scales"][:, :, None]
-    scale, ratio = query.scale.astype(np.float64), query.ratio.astype(np.float64)
-    left, coarse, fine = np.split(theirs @ (query.codes * scale), [-2, -1], axis=2)
-    products = left + (coarse + FINE_STEP * fine) * ratio * query.share[:, :, :-2]  # (C, N, M + 1)
-    similarity, supply = products[:, :, :-1], np.maximum(products[:, :, -1], 0)
+    codes, step = query.codes.astype(np.float64), float(query.step)
+    centre, mean = np.moveaxis(theirs @ (codes[:, -3:] * step) @ query.mix, 2, 0)  # (C, N) each
+    similarity = theirs @ (codes[:, :-3] * step) + mean[:, :, None]  # (C, N, M)
+    supply = np.maximum(centre, 0)
     demand = np.maximum(affinity if weights == "cls" else similarity.mean(axis=1), 0)
     supply, demand = (side / (side.sum(axis=1, keepdims=True) + 1e-7) for side in (supply, demand))
     kernel = np.exp((similarity - 1) / SINKHORN_REGULARISATION)

@@ -20,6 +20,7 @@ from export.parity_compact import compare_compact_decoder, compare_compact_match
 from export.parity_matching import compare_decoder, compare_matcher, make_memory
 from export.tracing import Port, trace_graph, with_outputs
 from runtime.bundle import (
+    COMPACT_VERSION,
     MANIFEST_NAME,
     SCHEMA_VERSION,
     Bundle,
@@ -164,7 +165,8 @@ def _tracers(model: FPCModel, plan: _Plan) -> dict[str, Callable[[], ModelProto]
     coded = [
         neighbours[0],
         Port("neighbour_codes", torch.zeros(2, 3, patches, rank, dtype=torch.uint8), dict(enumerate("BKNR"))),
-        port("neighbour_scales", (2, 3, patches, 1), *"BKN"),
+        Port("neighbour_steps", torch.rand(2, 3, 1, patches), {0: "B", 1: "K", 3: "N"}),
+        Port("neighbour_norms", torch.rand(2, 3, 1, patches), {0: "B", 1: "K", 3: "N"}),
         neighbours[2],
         Port("basis", torch.eye(width)[:, :rank].contiguous(), {1: "R"}),
     ]
@@ -250,6 +252,7 @@ def _manifest(
         matching=plan.matching,
         decoder_tokens=plan.decoder_tokens if has_decoder else None,
         multiply_adds_g=counts,
+        compact_version=COMPACT_VERSION,
         files={
             f"{name}.onnx": FileRecord(bytes=path.stat().st_size, sha256=sha256_of(path))
             for name in graphs

@@ -23,6 +23,8 @@ MAX_MANIFEST_BYTES = 16 * 2**20
 GraphName = Literal["query_encoder", "gallery_encoder", "matcher", "decoder"]
 CompactGraphName = Literal["compact_matcher", "compact_decoder"]
 """Matcher and decoder over the bytes of a compact gallery, for the CPU; a bundle may lack them."""
+COMPACT_VERSION = 2
+"""Of what the compact graphs take. Those of another version are left alone, as if the bundle lacked them."""
 
 
 class _Record(BaseModel):
@@ -165,6 +167,7 @@ class Manifest(_Record):
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     decoder_tokens: Literal["gallery", "query+gallery"] | None
     multiply_adds_g: dict[str, float]
+    compact_version: int = 1
     files: dict[str, FileRecord]
     parity: tuple[GraphParity, ...] = ()
     kept_overlap: dict[str, float] = {}
@@ -224,6 +227,11 @@ class Bundle:
     def has(self, graph: GraphName | CompactGraphName) -> bool:
         """Whether the bundle holds this graph (a TransReID checkpoint has no decoder)."""
         return f"{graph}.onnx" in self.manifest.files
+
+    @property
+    def has_compact(self) -> bool:
+        """Whether the bundle holds compact graphs that take what `runtime.emd` and `runtime.matching` give them."""
+        return self.has("compact_matcher") and self.manifest.compact_version == COMPACT_VERSION
 
     def graph_path(self, graph: GraphName | CompactGraphName) -> Path:
         """Return the path of a graph, after checking size and SHA-256 against the manifest.

@@ -8,7 +8,7 @@ thread: they wait for each other once a batch and not after every operator.
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,8 +26,12 @@ _CACHE_BYTES = 2**20
 _QUERY_STEPS = 63
 """Steps of a query's coordinate on either side of 0. A processor without VNNI adds two products of bytes in 16 bits,
 which 255 * 63 * 2 does not overflow; with 127 steps it would."""
-FINE_STEP = 1 / (2 * _QUERY_STEPS)
-"""Step of the fine part of a query's common direction, as a share of the coarse one's."""
+SINKHORN_REGULARISATION = 0.05
+"""Entropic regularisation of the EMD (`K = exp((S - 1) / 0.05)` in the published code)."""
+LEAST_MASS = 1e-20
+"""Added to every weight of a side of the compact EMD: it moves nothing, and no denominator of Sinkhorn is 0."""
+_WEIGHT_FLOOR = np.float32(1e-7)  # as in the published code: a side without any positive weight stays at 0
+_LARGEST_EXPONENT = 80.0  # e^80 is still a float32
 _LEAST = np.float32(1e-12)  # as torch.nn.functional.normalize, for a vector of zeros
 
 
@@ -42,50 +46,53 @@ class Emd(Protocol):
 class CodedQuery:
     """One query as `compact_matcher.onnx` takes it.
 
-    Tokens of a model may nearly all point one way, and what tells them apart then is less than a step of a byte. So a
-    query is coded as its common direction, in two bytes a coordinate, the share that each patch has in it, exact, and
-    what is left, in a step of its own size.
+    Tokens of a model may nearly all point one way, and what tells them apart then is less than a step of a byte. So the
+    mean of a query's patches is taken off them, and what is left has a step of its own. To a patch of a candidate the
+    mean is equally near for all patches of the query, which changes no transport and only adds to its cost; it is coded
+    in two bytes a coordinate.
 
     Attributes:
-        codes: (R, M + 3) int8: what is left of its unit patches in the basis, and of its centre; then the common
-            direction, coarse, and what the coarse one lacks.
-        scale: (1,) float32, step of what is left.
-        ratio: (1,) float32, step of the coarse common direction, as a multiple of `scale`.
-        share: (1, 1, M + 3) float32, share of the common direction in each patch and in the centre; then 0.
+        codes: (R, M + 3) int8: unit patches without their mean, in the basis; the centre without its share of the mean;
+            then the mean, coarse, and what the coarse one lacks.
+        step: () float32, length of a step of the patches.
+        mix: (3, 2) float32: makes products with the last three columns, in steps of the patches, those with the centre
+            and with the mean.
     """
 
     codes: NDArray[np.int8]
-    scale: NDArray[np.float32]
-    ratio: NDArray[np.float32]
-    share: NDArray[np.float32]
-
-    def inputs(self) -> dict[str, NDArray[np.generic]]:
-        """By their names in the graph."""
-        return {
-            "query_codes": self.codes,
-            "query_scale": self.scale,
-            "query_ratio": self.ratio,
-            "query_share": self.share,
-        }
+    step: np.float32
+    mix: NDArray[np.float32]
 
 
-def code_query(unit: NDArray[np.float32], centre: NDArray[np.float32], basis: NDArray[np.float32]) -> CodedQuery:
-    """Code (M, D) unit patches and their (D,) centre in a (D, R) basis."""
-    coordinates = np.concatenate([unit, centre[None]]) @ basis  # (M + 1, R)
-    common = _unit(coordinates[:-1].mean(axis=0))
-    share = coordinates @ common
-    left = coordinates - share[:, None] * common
-    scale = max(float(np.abs(left).max()), float(_LEAST)) / _QUERY_STEPS
-    step = max(float(np.abs(common).max()), float(_LEAST)) / _QUERY_STEPS
-    coarse = np.rint(common / step)
-    fine = np.rint((common / step - coarse) / FINE_STEP)
-    codes = np.concatenate([np.rint(left / scale), coarse[None], fine[None]]).astype(np.int8)
-    return CodedQuery(
-        np.ascontiguousarray(codes.T),
-        np.array([scale], np.float32),
-        np.array([step / scale], np.float32),
-        np.concatenate([share, [0, 0]]).astype(np.float32)[None, None],
-    )
+def code_query(coordinates: NDArray[np.float32], centre: NDArray[np.float32]) -> CodedQuery:
+    """Code unit patches and their centre, (M, R) and (R,) coordinates in the basis of a gallery."""
+    mean = coordinates.mean(axis=0)
+    left = coordinates - mean
+    step = _step(left)
+    share = centre @ mean / max(float(mean @ mean), float(_LEAST))
+    centre_codes, centre_step = _column(centre - share * mean, step)
+    coarse, coarse_step = _column(mean, step)
+    fine, fine_step = _column(mean - coarse * coarse_step, step)
+    left /= step
+    codes = np.empty((len(mean), len(left) + 3), np.int8)
+    codes[:, :-3] = np.rint(left, out=left).T
+    codes[:, -3:] = np.stack([centre_codes, coarse, fine], axis=1)
+    mix = np.array([[centre_step, 0], [share * coarse_step, coarse_step], [share * fine_step, fine_step]], np.float32)
+    return CodedQuery(codes, step, mix / step)
+
+
+def _column(vector: NDArray[np.float32], patch_step: np.float32) -> tuple[NDArray[np.float32], np.float32]:
+    """Return a column of codes and its step.
+
+    The exponential is taken of all columns alike, as if this one had the step of the patches: it must not overflow.
+    """
+    longest = _LARGEST_EXPONENT * SINKHORN_REGULARISATION / float(patch_step)
+    step = max(_step(vector), np.float32(np.linalg.norm(vector) / longest))
+    return np.rint(vector / step), step
+
+
+def _step(vectors: NDArray[np.float32]) -> np.float32:
+    return np.float32(max(float(vectors.max()), -float(vectors.min()), float(_LEAST)) / _QUERY_STEPS)
 
 
 class FloatEmd:
@@ -136,26 +143,56 @@ class CompactEmd:
         basis, records = candidates.codec.basis, candidates.records
         if basis is None or records is None:
             raise ValueError("the compact matcher reads galleries of a compact codec")
-        unit = query.patches / np.maximum(np.linalg.norm(query.patches, axis=2, keepdims=True), _LEAST)
-        centre = _unit(query.cls) if self._by_cls else unit.mean(axis=1)
-        coded = [code_query(unit[row], centre[row], basis) for row in range(len(unit))]
-        affinity = None
-        if self._by_cls:
-            theirs = _unit(candidates.cls).reshape(len(unit), -1, unit.shape[2])  # (B, C, D)
-            affinity = (theirs @ unit.transpose(0, 2, 1)).reshape(len(records), 1, -1)  # (B * C, 1, M)
+        inverse = _inverse_norm(query.patches)  # (B, M)
+        rows, patches = inverse.shape
+        flat = query.patches.reshape(rows * patches, -1) @ basis
+        coordinates = flat.reshape(rows, patches, -1) * inverse[:, :, None]  # (B, M, R)
+        of_cls = query.cls @ basis * _inverse_norm(query.cls)[:, None]
+        centre = of_cls if self._by_cls else coordinates.mean(axis=1)  # (B, R)
+        demand = self._demand(query, candidates, inverse) if self._by_cls else None
+        coded = self._pool.map(lambda row: code_query(coordinates[row], centre[row]), range(rows))
+        steps = [np.float32(one.step / SINKHORN_REGULARISATION) for one in coded]
 
         def measure(engine: Engine, row: int, which: Sequence[int]) -> NDArray[np.generic]:
             chosen = [records[index] for index in which]
             given: dict[str, NDArray[np.generic]] = {
-                **coded[row].inputs(),
+                "query_codes": coded[row].codes,
+                "query_mix": coded[row].mix,
                 "candidate_codes": np.stack([record["codes"] for record in chosen]),
-                "candidate_scales": np.stack([record["scales"] for record in chosen])[:, :, None],
+                "candidate_steps": np.concatenate([record["scales"] for record in chosen]) * steps[row],
             }
-            if affinity is not None:
-                given["query_affinity"] = affinity[which]
-            return engine.run(given)["emd"]
+            if demand is not None:
+                given["demand"] = demand[0][which]
+            emd = np.asarray(engine.run(given)["emd"], np.float32)
+            return emd if demand is None else 1 - (1 - emd) * demand[1][which]
 
-        return self._pool.run(len(unit), candidates, _piece(query, candidates), measure)
+        return self._pool.run(rows, candidates, _piece(query, candidates), measure)
+
+    def _demand(
+        self, query: Features, candidates: StoredTokens, inverse: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See `demand_of`, for all B * C candidates."""
+        rows, patches = inverse.shape
+        theirs = candidates.cls.reshape(rows, -1, query.patches.shape[2])  # (B, C, D)
+        cosine = theirs @ query.patches.transpose(0, 2, 1)  # (B, C, M), once both are divided by their lengths
+        cosine *= inverse[:, None]
+        cosine *= _inverse_norm(theirs)[:, :, None]
+        return demand_of(cosine.reshape(-1, patches))
+
+
+def demand_of(cosine: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weigh a query's patches by their (n, M) cosines with the [cls] of n candidates.
+
+    Returns:
+        (n, 1, M + 3) weights that sum to 1, the last three 0; and (n,), the sum that the published code gives them:
+        less than 1 only where hardly a cosine is positive.
+    """
+    wanted = np.maximum(cosine, 0)
+    total = wanted.sum(axis=1)
+    demand = np.zeros((len(wanted), 1, wanted.shape[1] + 3), np.float32)
+    wanted += np.float32(LEAST_MASS)
+    np.divide(wanted, wanted.sum(axis=1, keepdims=True), out=demand[:, 0, :-3])
+    return demand, total / (total + _WEIGHT_FLOOR)
 
 
 Measure = Callable[[Engine, int, Sequence[int]], NDArray[np.generic]]
@@ -168,6 +205,10 @@ class _Workers:
     def __init__(self, engines: Sequence[Engine]) -> None:
         self._engines = engines
         self._threads = ThreadPoolExecutor(len(engines), "emd")
+
+    def map(self, work: Callable[[int], CodedQuery], rows: Iterable[int]) -> list[CodedQuery]:
+        """Return what `work` makes of each row."""
+        return list(map(work, rows) if len(self._engines) == 1 else self._threads.map(work, rows))
 
     def run(self, queries: int, candidates: StoredTokens, step: int | None, measure: Measure) -> NDArray[np.float32]:
         """Return (B, C) distances; candidates are taken `step` at a time, or all of a query's."""
@@ -207,6 +248,7 @@ def _piece(query: Features, candidates: StoredTokens) -> int:
     return max(1, int(_CACHE_BYTES // (4 * patches * (query.patches.shape[1] + 1))))
 
 
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    unit: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), _LEAST)
-    return unit
+def _inverse_norm(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / L2 norm along the last axis."""
+    squares = np.einsum("...d,...d->...", vectors, vectors)
+    return np.asarray(1 / np.maximum(np.sqrt(squares), _LEAST), np.float32)

@@ -202,9 +202,11 @@ class Consolidator:
         if compact and tokens.records is not None and tokens.codec.basis is not None:
             records = [tokens.records[index] for index in which]
             codes = np.stack([record["codes"] for record in records])  # (B * K, N, R)
-            scales = np.stack([record["scales"] * record["norms"] for record in records])
+            norms = np.stack([record["norms"] for record in records])
+            steps = np.stack([record["scales"] for record in records]) * norms
             inputs["neighbour_codes"] = codes.reshape(end - start, count, *codes.shape[1:])
-            inputs["neighbour_scales"] = scales.reshape(end - start, count, -1, 1)
+            inputs["neighbour_steps"] = steps.reshape(end - start, count, 1, -1)
+            inputs["neighbour_norms"] = norms.reshape(end - start, count, 1, -1)
             inputs["basis"] = tokens.codec.basis
         else:
             patches = tokens.patches(which)
@@ -243,7 +245,9 @@ def _runs_compact(bundle: Bundle, engine: str, codec: TokenCodec) -> bool:
     """Whether tokens are matched and decoded as bytes; says where only the bundle stands in the way."""
     if not takes_compact(engine, codec):
         return False
-    if bundle.has("compact_matcher"):
+    if bundle.has_compact:
         return True
-    log.warning("bundle %s has no compact graphs: export it again to match this gallery faster", bundle.folder)
+    log.warning(
+        "bundle %s has no compact graphs, or old ones: export it again to match this gallery faster", bundle.folder
+    )
     return False

@@ -45,7 +45,7 @@ def existing_gallery(folder: Path, bundle: Bundle, engine: str) -> OpenedGallery
             raise GalleryError(f"{folder} is empty: add people to it with `fpc-deploy index add`")
         layout = gallery.layout
         # as `runtime.matching` decides it
-        as_bytes = takes_compact(engine, layout.codec) and bundle.has("compact_matcher")
+        as_bytes = takes_compact(engine, layout.codec) and bundle.has_compact
         searched = Searched(len(gallery), layout, gallery.settings.index_from, as_bytes)
     return OpenedGallery(folder, searched, layout.codec.name if layout.patches else CLS_ONLY)
 

@@ -72,9 +72,7 @@ def test_a_query_that_looks_away_has_no_nan(tiny_bundle: Bundle, people: Synthet
 
 def test_query_codes_do_not_overflow_16_bits() -> None:
     """A processor without VNNI adds two products of bytes in 16 bits."""
-    basis = make_codec("int8", 16).basis
-    assert basis is not None
-    coded = code_query(np.eye(16, dtype=np.float32), np.ones(16, np.float32), basis)
+    coded = code_query(np.eye(16, dtype=np.float32), np.ones(16, np.float32))
     assert 2 * 255 * int(np.abs(coded.codes).max()) < 2**15
     assert np.abs(coded.codes).max() == 63
 
@@ -117,11 +115,13 @@ def test_a_stored_gallery_is_matched_and_decoded(tiny_bundle: Bundle, tmp_path: 
     np.testing.assert_allclose(rebuilt, expected, atol=5e-3 * np.abs(expected).max())
 
 
-def test_a_bundle_without_compact_graphs_matches_a_compact_gallery_all_the_same(
-    tiny_bundle: Bundle, people: SyntheticPeople, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("age", ["without", "of another version"])
+def test_a_bundle_without_compact_graphs_of_now_matches_a_compact_gallery_all_the_same(
+    tiny_bundle: Bundle, people: SyntheticPeople, caplog: pytest.LogCaptureFixture, age: str
 ) -> None:
     files = {name: record for name, record in tiny_bundle.manifest.files.items() if "compact" not in name}
-    old = Bundle(tiny_bundle.folder, tiny_bundle.manifest.model_copy(update={"files": files}))
+    change: dict[str, object] = {"files": files} if age == "without" else {"compact_version": 1}
+    old = Bundle(tiny_bundle.folder, tiny_bundle.manifest.model_copy(update=change))
     query, given = people.queries(np.array([0]), KEPT), stored(people, candidates_of(1), people.codec)
 
     class Reader:
