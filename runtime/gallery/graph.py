@@ -18,6 +18,8 @@ from runtime.gallery.records import Settings
 
 SEED = 100
 LEAST_EF = 64
+# hnswlib looks at this many times as many as are asked for (ef), or at LEAST_EF.
+EFFORT = 4
 # HNSW over reduced vectors proposes this many times as many as are asked for.
 WIDER = 2
 # A basis that carries less of the vectors than this share of their squares proposes too many that are not near:
@@ -56,7 +58,7 @@ class Graph:
             return None
         wanted = count if self.basis is None else min(WIDER * count, len(self))
         # ef belongs to the index, not to the query: it only ever rises, so that threads do not lower each other's.
-        effort = max(2 * count, wanted, LEAST_EF)
+        effort = max(EFFORT * count, LEAST_EF)
         if self.index.ef < effort:
             self.index.set_ef(effort)
         try:
