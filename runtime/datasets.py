@@ -69,6 +69,12 @@ def read_labelled(source: Path) -> list[LabelledImage]:
     return kept
 
 
+def camera_of(file_name: str) -> str | None:
+    """Return `c1` for `0001_c1s1_000151_00.jpg`, None for a file that is not named that way."""
+    match = _MARKET_NAME.match(file_name)
+    return f"c{match['camera']}" if match else None
+
+
 def _from_folder(folder: Path) -> list[LabelledImage]:
     images = list(_images(folder))
     named = [image for path in images if (image := _by_name(path))]
@@ -78,12 +84,10 @@ def _from_folder(folder: Path) -> list[LabelledImage]:
         return named
     if images:
         raise SourceError(f"{folder} holds {images[0].name}, which says of nobody who it shows: {_LAYOUTS}")
-    found = []
-    for identity in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        for path in _images(identity):
-            by_name = _MARKET_NAME.match(path.name)
-            found.append(LabelledImage(path, identity.name, f"c{by_name['camera']}" if by_name else ""))
-    return found
+    people = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [
+        LabelledImage(path, person.name, camera_of(path.name) or "") for person in people for path in _images(person)
+    ]
 
 
 def _by_name(path: Path) -> LabelledImage | None:

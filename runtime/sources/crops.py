@@ -1,7 +1,6 @@
 """A folder of crops as a source: each image is one person, its box the whole image."""
 
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.ahead import map_ahead
+from runtime.datasets import camera_of
 from runtime.errors import ImageError, SourceError
 from runtime.images import SUFFIXES, read_image
 
@@ -18,9 +18,6 @@ log = logging.getLogger(__name__)
 
 # Images are as large as people make them: few are held at a time.
 _READ_AHEAD = 8
-
-# Market-1501: identity, camera and sequence, frame, box: 0001_c1s1_000151_00.jpg. DukeMTMC writes 0001_c1_f0046182.jpg.
-_MARKET_NAME = re.compile(r"-?\d+_(c\d+)(?:s\d+)?_")
 
 
 @dataclass(frozen=True)
@@ -92,9 +89,3 @@ def open_crops(folder: Path) -> CropFolder:
         SourceError: no such folder, or no image in it.
     """
     return CropFolder(folder)
-
-
-def camera_of(file_name: str) -> str | None:
-    """Return `c1` for `0001_c1s1_000151_00.jpg`, None for a file that is not named that way."""
-    found = _MARKET_NAME.match(file_name)
-    return found.group(1) if found else None

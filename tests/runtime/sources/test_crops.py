@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from runtime.datasets import camera_of
 from runtime.errors import SourceError
 from runtime.sources import open_crops
-from runtime.sources.crops import camera_of
 
 
 def write(folder: Path, name: str, value: int) -> None:
