@@ -1,6 +1,7 @@
-"""Writes the graphs from which `bench` learns what an engine can multiply: `python -m benchmarks.matmul_graphs`.
+"""Writes the graphs that only multiply: `python -m benchmarks.matmul_graphs`.
 
-A few hundred bytes each, so they lie beside `runtime/bench/rates.py`: where they are used there is no `onnx` package.
+From those of one weight `bench` learns what an engine can multiply; by the product of rows `runtime.emd` codes queries.
+A few hundred bytes each, so they lie beside what uses them: there is no `onnx` package there.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from runtime.bench.rates import LAYERS, WIDTH, graph_path
+from runtime.emd import ROWS_PRODUCT
 
 OPSET, IR_VERSION = 17, 8
 """Old enough for every engine that the runtime knows."""
@@ -56,6 +58,19 @@ def matmul_graph(precision: str) -> onnx.ModelProto:
     return model
 
 
+def rows_product() -> onnx.ModelProto:
+    """The product of the rows of (n, D) `a` with the rows of (m, D) `b`, (n, m)."""
+    text = f"""<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}]>
+    rows_product (float[n,D] a, float[m,D] b) => (float[n,m] product)
+    {{
+        turned = Transpose<perm = [1, 0]>(b)
+        product = MatMul(a, turned)
+    }}"""
+    model = onnx.parser.parse_model(text)
+    onnx.checker.check_model(model)
+    return model
+
+
 def _filled(name: str, value: np.ndarray) -> onnx.NodeProto:
     return helper.make_node("ConstantOfShape", ["shape"], [name], value=numpy_helper.from_array(value))
 
@@ -65,6 +80,8 @@ def main() -> None:
         path: Path = graph_path(precision)
         onnx.save(matmul_graph(precision), path)
         print(f"{path.name}: {path.stat().st_size} bytes")
+    onnx.save(rows_product(), ROWS_PRODUCT)
+    print(f"{ROWS_PRODUCT.name}: {ROWS_PRODUCT.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ thread: they wait for each other once a batch and not after every operator.
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from runtime.encoder import Features
 from runtime.engines import Engine, open_engine, open_graph
 from runtime.gallery.protocol import StoredTokens
 
+ROWS_PRODUCT = Path(__file__).with_name("rows_product.onnx")
+"""`product` (n, m) of the rows of `a` (n, D) and `b` (m, D), float32; `benchmarks/matmul_graphs.py` writes it."""
 _CACHE_BYTES = 2**20
 """Similarities of one piece; second-level caches have 1 to 2 MB a processor."""
 _QUERY_STEPS = 63
@@ -128,56 +131,73 @@ class FloatEmd:
 class CompactEmd:
     """The EMD by `compact_matcher.onnx`, over the bytes of a compact gallery.
 
+    Queries are coded by the same threads, with products in ONNX Runtime too: those of numpy's threads wait for each
+    other in a loop, and on a busy machine that took longer than the EMD.
+
     Args:
         bundle: where the graph comes from.
         threads: processors to use; None is all.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None) -> None:
-        path = bundle.graph_path("compact_matcher")
-        self._pool = _Workers([open_engine(path, "onnxruntime", 1) for _ in range(processors(threads))])
+        path, workers = bundle.graph_path("compact_matcher"), range(processors(threads))
+        self._pool = _Workers([open_engine(path, "onnxruntime", 1) for _ in workers])
+        self._products = [open_engine(ROWS_PRODUCT, "onnxruntime", 1) for _ in workers]
         self._by_cls = bundle.manifest.matching.sinkhorn_weights == "cls"
 
     def distances(self, query: Features, candidates: StoredTokens) -> NDArray[np.float32]:
         """See `Emd.distances`."""
-        basis, records = candidates.codec.basis, candidates.records
-        if basis is None or records is None:
+        records = candidates.records
+        if candidates.codec.basis is None or records is None:
             raise ValueError("the compact matcher reads galleries of a compact codec")
-        inverse = _inverse_norm(query.patches)  # (B, M)
-        rows, patches = inverse.shape
-        flat = query.patches.reshape(rows * patches, -1) @ basis
-        coordinates = flat.reshape(rows, patches, -1) * inverse[:, :, None]  # (B, M, R)
-        of_cls = query.cls @ basis * _inverse_norm(query.cls)[:, None]
-        centre = of_cls if self._by_cls else coordinates.mean(axis=1)  # (B, R)
-        demand = self._demand(query, candidates, inverse) if self._by_cls else None
-        coded = self._pool.map(lambda row: code_query(coordinates[row], centre[row]), range(rows))
-        steps = [np.float32(one.step / SINKHORN_REGULARISATION) for one in coded]
+        asked: list[_Asked] = self._pool.map(len(query.cls), self._coder(query, candidates, candidates.codec.basis))
+        each = len(records) // len(asked)
 
         def measure(engine: Engine, row: int, which: Sequence[int]) -> NDArray[np.generic]:
-            chosen = [records[index] for index in which]
+            chosen, mine = [records[index] for index in which], asked[row]
             given: dict[str, NDArray[np.generic]] = {
-                "query_codes": coded[row].codes,
-                "query_mix": coded[row].mix,
+                "query_codes": mine.coded.codes,
+                "query_mix": mine.coded.mix,
                 "candidate_codes": np.stack([record["codes"] for record in chosen]),
-                "candidate_steps": np.concatenate([record["scales"] for record in chosen]) * steps[row],
+                "candidate_steps": np.concatenate([record["scales"] for record in chosen]) * mine.step,
             }
-            if demand is not None:
-                given["demand"] = demand[0][which]
+            at = np.array(which) - row * each
+            if self._by_cls:
+                given["demand"] = mine.demand[at]
             emd = np.asarray(engine.run(given)["emd"], np.float32)
-            return emd if demand is None else 1 - (1 - emd) * demand[1][which]
+            return 1 - (1 - emd) * mine.mass[at] if self._by_cls else emd
 
-        return self._pool.run(rows, candidates, _piece(query, candidates), measure)
+        return self._pool.run(len(asked), candidates, _piece(query, candidates), measure)
 
-    def _demand(
-        self, query: Features, candidates: StoredTokens, inverse: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """See `demand_of`, for all B * C candidates."""
-        rows, patches = inverse.shape
-        theirs = candidates.cls.reshape(rows, -1, query.patches.shape[2])  # (B, C, D)
-        cosine = theirs @ query.patches.transpose(0, 2, 1)  # (B, C, M), once both are divided by their lengths
-        cosine *= inverse[:, None]
-        cosine *= _inverse_norm(theirs)[:, :, None]
-        return demand_of(cosine.reshape(-1, patches))
+    def _coder(
+        self, query: Features, candidates: StoredTokens, basis: NDArray[np.float32]
+    ) -> Callable[[int, int], "_Asked"]:
+        """What codes a query: given a worker's number and a row."""
+        rank, patches = basis.shape[1], query.patches.shape[1]
+        turned = np.ascontiguousarray(basis.T)
+        theirs = candidates.cls.reshape(len(query.cls), -1, len(basis))  # (B, C, D)
+
+        def code(worker: int, row: int) -> _Asked:
+            ours = np.concatenate([query.patches[row], query.cls[row : row + 1]])  # (M + 1, D)
+            ours *= _inverse_norm(ours)[:, None]
+            inputs = {"a": ours, "b": np.concatenate([turned, theirs[row]])}
+            products = np.asarray(self._products[worker].run(inputs)["product"], np.float32)  # (M + 1, R + C)
+            coordinates, centre = products[:patches, :rank], products[patches, :rank]
+            coded = code_query(coordinates, centre if self._by_cls else coordinates.mean(axis=0))
+            cosine = products[:patches, rank:].T * _inverse_norm(theirs[row])[:, None]  # (C, M)
+            return _Asked(coded, np.float32(coded.step / SINKHORN_REGULARISATION), *demand_of(cosine))
+
+        return code
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A query, and for each of its candidates what `demand_of` gives."""
+
+    coded: CodedQuery
+    step: np.float32
+    demand: NDArray[np.float32]
+    mass: NDArray[np.float32]
 
 
 def demand_of(cosine: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -195,6 +215,7 @@ def demand_of(cosine: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray
     return demand, total / (total + _WEIGHT_FLOOR)
 
 
+Made = TypeVar("Made")
 Measure = Callable[[Engine, int, Sequence[int]], NDArray[np.generic]]
 """Distances of a query, by its row, to some candidates, by their indices."""
 
@@ -206,9 +227,20 @@ class _Workers:
         self._engines = engines
         self._threads = ThreadPoolExecutor(len(engines), "emd")
 
-    def map(self, work: Callable[[int], CodedQuery], rows: Iterable[int]) -> list[CodedQuery]:
-        """Return what `work` makes of each row."""
-        return list(map(work, rows) if len(self._engines) == 1 else self._threads.map(work, rows))
+    def map(self, count: int, work: Callable[[int, int], Made]) -> list[Made]:
+        """Return what `work` makes of 0 to `count`; it is told the worker's number too."""
+        made: dict[int, Made] = {}
+        turn = itertools.count()  # `next` of it is atomic
+
+        def take(worker: int) -> None:
+            while (number := next(turn)) < count:
+                made[number] = work(worker, number)
+
+        if len(self._engines) == 1:
+            take(0)
+        else:
+            list(self._threads.map(take, range(len(self._engines))))
+        return [made[number] for number in range(count)]
 
     def run(self, queries: int, candidates: StoredTokens, step: int | None, measure: Measure) -> NDArray[np.float32]:
         """Return (B, C) distances; candidates are taken `step` at a time, or all of a query's."""
@@ -220,17 +252,12 @@ class _Workers:
             of_row[index // each].append(index)
         pieces = [(row, found[at : at + step]) for row, found in enumerate(of_row) for at in range(0, each, step)]
         distances = np.empty(total, np.float32)
-        turn = itertools.count()  # `next` of it is atomic
 
-        def work(engine: Engine) -> None:
-            while (number := next(turn)) < len(pieces):
-                row, which = pieces[number]
-                distances[which] = measure(engine, row, which)
+        def work(worker: int, number: int) -> None:
+            row, which = pieces[number]
+            distances[which] = measure(self._engines[worker], row, which)
 
-        if len(self._engines) == 1:
-            work(self._engines[0])
-        else:
-            list(self._threads.map(work, self._engines))
+        self.map(len(pieces), work)
         return distances.reshape(queries, each)
 
 

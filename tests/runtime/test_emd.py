@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.matmul_graphs import rows_product
 from runtime.bundle import Bundle, MatchSettings
-from runtime.emd import CompactEmd, FloatEmd, code_query
+from runtime.emd import ROWS_PRODUCT, CompactEmd, FloatEmd, code_query
 from runtime.encoder import Features
 from runtime.gallery.codecs import TokenCodec, make_codec
 from runtime.gallery.protocol import StoredTokens
@@ -68,6 +70,10 @@ def test_a_query_that_looks_away_has_no_nan(tiny_bundle: Bundle, people: Synthet
     away = Features(-given.cls[:1], np.repeat(-given.cls[:1, None], KEPT, 1), toward.descriptor)
     for emd in (CompactEmd(tiny_bundle, 1), FloatEmd(tiny_bundle, "onnxruntime", 1)):
         assert np.isfinite(emd.distances(away, given)).all()
+
+
+def test_the_product_of_rows_is_what_its_writer_makes() -> None:
+    assert onnx.load(ROWS_PRODUCT) == rows_product()
 
 
 def test_query_codes_do_not_overflow_16_bits() -> None:
