@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from export.write import ExportOptions, export_bundle
 from fpc_deploy.cli import app
-from runtime.errors import CheckpointError, SourceError
+from runtime.errors import FpcError, SourceError
 
 OPTIONS = shlex.split(
     "--embed-dim 32 --depth 4 --heads 2 --image-size 32x16 --patch-size 8 --stride 8 --prune-at 1,2 --batch-size 8 "
@@ -50,5 +50,5 @@ def test_a_folder_without_training_images(tmp_path: Path) -> None:
     [("--image-size 32", "HEIGHTxWIDTH"), ("--prune-at 1;2", "whole numbers"), ("--prune-at 9", "0 to 2")],
 )
 def test_options_that_do_not_fit(dataset: Path, tmp_path: Path, options: str, message: str) -> None:
-    with pytest.raises(CheckpointError, match=re.escape(message)):
+    with pytest.raises(FpcError, match=re.escape(message)):
         run(str(dataset), "--out", str(tmp_path / "run"), *OPTIONS, *options.split())
