@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,9 +70,11 @@ def run_demo(out: Path, seed: int, people: int) -> DemoResult:
 
     log.info("1/5 rendering %d people, cameras %s", people, WATCHING)
     plan = ClipPlan(tuple(range(1, people + 1)), WATCHING, ENROLLING, seed, rate=FRAMES_PER_SECOND)
-    clips = render_clips(out / "clips", plan, workers=os.cpu_count() or 1, overwrite=True)
-    log.info("2/5 exporting the model: four graphs, each proved against torch")
-    bundle = export_bundle(CHECKPOINT, out / "bundle", ExportOptions(matching=MATCHING, overwrite=True))
+    with ThreadPoolExecutor(1) as beside:  # rendering works in processes of its own, tracing in one thread
+        rendering = beside.submit(render_clips, out / "clips", plan, workers=os.cpu_count() or 1, overwrite=True)
+        log.info("2/5 exporting the model: each graph is proved against torch")
+        bundle = export_bundle(CHECKPOINT, out / "bundle", ExportOptions(matching=MATCHING, overwrite=True))
+        clips = rendering.result()
     log.info("3/5 indexing the gallery")
     build_gallery(bundle, clips / "gallery", out / "gallery", overwrite=True)
     log.info("4/5 watching the cameras")
