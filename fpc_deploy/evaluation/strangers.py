@@ -84,8 +84,9 @@ def separate(
 def make_table(separations: Sequence[Separation]) -> Table:
     """Lay out separations for the terminal."""
     table = Table(title="people of the gallery and strangers, % of queries", title_justify="left")
-    for name in ("score", "AUROC", "strangers taken for someone", "threshold", "named rightly", "named wrongly"):
-        table.add_column(name, justify="left" if name == "score" else "right")
+    table.add_column("score", no_wrap=True)
+    for name in ("AUROC", "strangers taken for someone", "threshold", "named rightly", "named wrongly"):
+        table.add_column(name, justify="right")
     for one in separations:
         for row in one.thresholds:
             figures = (row.accepted_strangers, row.named_rightly, row.named_wrongly)
