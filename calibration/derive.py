@@ -93,6 +93,7 @@ def _convert_graphs(
             # figures against torch hold for graphs that are still the same
             "parity": tuple(row for row in manifest.parity if row.graph not in changed),
             "kept_overlap": {},
+            "descriptor_cosine": None,
             "notes": (*manifest.notes, *notes),
         }
     )
@@ -104,5 +105,8 @@ def _note_verdict(folder: Path, verdict: Verdict) -> None:
     notes = [*manifest.notes, verdict.summary()]
     if not verdict.passed:
         notes.append(f"WRITTEN IN SPITE OF A LOSS (--allow-loss): {'; '.join(verdict.failures)}")
-    judged = manifest.model_copy(update={"kept_overlap": verdict.agreement.kept, "notes": tuple(notes)})
+    found = verdict.agreement
+    judged = manifest.model_copy(
+        update={"kept_overlap": found.kept, "descriptor_cosine": found.descriptor_cosine, "notes": tuple(notes)}
+    )
     (folder / MANIFEST_NAME).write_text(judged.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -155,7 +155,11 @@ class GraphParity(_Record):
 
 
 class Manifest(_Record):
-    """Content of `bundle.json`."""
+    """Content of `bundle.json`.
+
+    Attributes:
+        descriptor_cosine: of lower precision and float32, mean over held-out crops; None where it was not measured.
+    """
 
     schema_version: int
     created_by: str
@@ -165,6 +169,7 @@ class Manifest(_Record):
     cameras: Cameras
     matching: MatchSettings = MatchSettings()
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    descriptor_cosine: float | None = Field(default=None, ge=-1, le=1.001)
     decoder_tokens: Literal["gallery", "query+gallery"] | None
     multiply_adds_g: dict[str, float]
     compact_version: int = 1

@@ -1,7 +1,9 @@
 """OpenVINO as an engine, on the CPU, in float32 or in bfloat16."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -30,10 +32,7 @@ class OvEngine:
     """
 
     def __init__(self, graph: Path, threads: int | None = None, arithmetic: Arithmetic = "f32") -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise MissingExtraError("openvino", "openvino") from error
+        openvino = import_openvino()
         core = openvino.Core()
         if arithmetic == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise EngineError("this processor has no bfloat16: run with --engine openvino or onnxruntime instead")
@@ -80,6 +79,28 @@ class OvEngine:
         return {spec.name: answers[number] for number, spec in enumerate(self._outputs)}
 
 
+def import_openvino() -> ModuleType:
+    """Import OpenVINO without its telemetry.
+
+    Its import reports to Google Analytics, unasked, from a forked process. A machine beside cameras should tell nobody,
+    and a fork beside running threads can hang: OpenBLAS waits for its own before it. `None` in `sys.modules` makes the
+    import of the telemetry fail, for which OpenVINO is prepared.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+    """
+    sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("openvino", "openvino") from error
+    finally:
+        if sys.modules.get(_TELEMETRY) is None:
+            sys.modules.pop(_TELEMETRY, None)
+    return openvino  # type: ignore[no-any-return]
+
+
+_TELEMETRY = "openvino_telemetry"
 # OpenVINO's names of element types that differ from numpy's.
 _DTYPES = {"boolean": "bool", "f16": "float16", "f32": "float32", "f64": "float64"}
 _LETTERS = {"i": "int", "u": "uint"}

@@ -26,6 +26,9 @@ DESCRIPTOR_COSINE, TOP_OVERLAP = 0.9999, 0.98
 """What an engine must keep of the reference's answers: the bounds of `calibration.gate` for FP16, which takes float32's
 place as silently as an engine does."""
 TOP = 10
+LOOSEST_COSINE = 0.999
+"""In a bundle of lower precision an engine may move descriptors as far as that precision did, but no further than this:
+rounding in another order moves a graph of bytes more than one of float32, and no answer is the right one."""
 LEAST_CROPS = 12
 """Crops without which nothing is said of an engine's answers."""
 BUDGET_S = 4.0
@@ -50,21 +53,23 @@ class Agreement:
         crops: that both encoded.
         descriptor_cosine: mean cosine of the descriptors of a crop.
         top: mean share of the nearest other crops that both name; ten, or half of them where they are few.
+        least_cosine: that `descriptor_cosine` must reach.
     """
 
     crops: int
     descriptor_cosine: float
     top: float
+    least_cosine: float = DESCRIPTOR_COSINE
 
     @property
     def holds(self) -> bool:
         """Whether the engine may stand in for the reference."""
         enough = self.crops >= LEAST_CROPS
-        return enough and self.descriptor_cosine >= DESCRIPTOR_COSINE and self.top >= TOP_OVERLAP  # NaN fails
+        return enough and self.descriptor_cosine >= self.least_cosine and self.top >= TOP_OVERLAP  # NaN fails
 
     def __str__(self) -> str:
         return (
-            f"descriptor cosine {self.descriptor_cosine:.5f} (at least {DESCRIPTOR_COSINE}), top-{TOP} overlap "
+            f"descriptor cosine {self.descriptor_cosine:.5f} (at least {self.least_cosine:.6g}), top-{TOP} overlap "
             f"{self.top:.3f} (at least {TOP_OVERLAP}) on {self.crops} crops (at least {LEAST_CROPS})"
         )
 
@@ -161,18 +166,26 @@ def compare_engine(bundle: Bundle, engine: str, threads: int | None = None) -> A
     """
     pair = [Runner(bundle, name, threads or usable_cores()) for name in (REFERENCE, engine)]
     _take_turns(pair, probe_crops(bundle), to_the_end=True)
-    return agreement(pair[1].descriptors, pair[0].descriptors)
+    return agreement(pair[1].descriptors, pair[0].descriptors, least_cosine(bundle))
 
 
-def agreement(found: Mapping[int, Array], reference: Mapping[int, Array]) -> Agreement:
-    """Compare the descriptors of those crops that both encoded."""
+def least_cosine(bundle: Bundle) -> float:
+    """Return the mean cosine with the reference's descriptors that an engine must reach on `bundle`."""
+    measured = bundle.manifest.descriptor_cosine
+    return DESCRIPTOR_COSINE if measured is None else min(DESCRIPTOR_COSINE, max(LOOSEST_COSINE, measured))
+
+
+def agreement(
+    found: Mapping[int, Array], reference: Mapping[int, Array], least: float = DESCRIPTOR_COSINE
+) -> Agreement:
+    """Compare the descriptors of those crops that both encoded; their mean cosine is to be `least`."""
     both = sorted(found.keys() & reference.keys())
     count = len(both)
     mine, theirs = (_unit(np.stack([side[number] for number in both])) for side in (found, reference))
     top = min(TOP, max(1, (count - 1) // 2))  # of few crops the ten nearest would be all of them
     near, near_reference = (_nearest(side, top) for side in (mine, theirs))
     shared = [np.isin(a, b).mean() for a, b in zip(near, near_reference, strict=True)]
-    return Agreement(count, float((mine * theirs).sum(axis=1).mean()), float(np.mean(shared)))
+    return Agreement(count, float((mine * theirs).sum(axis=1).mean()), float(np.mean(shared)), least)
 
 
 def probe_crops(bundle: Bundle) -> list[NDArray[np.uint8]]:
@@ -224,7 +237,7 @@ def _try_others(
         taken[runner.label] = runner.milliseconds
         if runner.milliseconds > CLEAR_GAIN * min(reference.milliseconds, best.milliseconds):
             continue
-        found = agreement(runner.descriptors, reference.descriptors)
+        found = agreement(runner.descriptors, reference.descriptors, least_cosine(reference.bundle))
         if found.holds:
             best = runner
         else:

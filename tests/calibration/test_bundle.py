@@ -42,6 +42,7 @@ def test_an_int8_bundle_is_whole_and_says_how_it_was_made(
     assert f"int8: ranges by minmax from {len(data.crops)} crops, seed 0" in bundle.manifest.notes
     assert verdict.summary() in bundle.manifest.notes
     assert verdict.agreement.queries == 2 * len(data.held_out)
+    assert bundle.manifest.descriptor_cosine == verdict.agreement.descriptor_cosine < 1
     assert set(verdict.agreement.kept) == {"block 1", "block 2"}
     assert listing(tmp_path) == ["images", "int8"]
     assert any(line.startswith("calibrating query_encoder") for line in lines)

@@ -1,20 +1,21 @@
 """OpenVINO against ONNX Runtime on real graphs, and what it says of inputs that do not fit."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 from numpy.typing import NDArray
 
 from export.parity import proof_crops
 from runtime.bundle import Bundle
 from runtime.engines import TensorSpec, open_engine
+from runtime.engines.ov import import_openvino
 from runtime.errors import EngineError
 
-HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BF16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def inputs_of(batch: int, seed: int = 0) -> dict[str, NDArray[np.generic]]:
@@ -130,3 +131,20 @@ def test_without_the_package_the_line_that_installs_it_is_named(tiny_bundle: Bun
     command = [sys.executable, "-c", code, str(tiny_bundle.graph_path("decoder"))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "openvino is not installed: run  pip install 'fpc-deploy[openvino]'"
+
+
+def test_nothing_is_reported_to_anybody(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """OpenVINO's own import counts itself in the home folder, forks, and calls Google Analytics."""
+    code = (
+        "import sys, time\n"
+        "watched = ('os.fork', 'socket.connect', 'socket.getaddrinfo', 'urllib.Request')\n"
+        "sys.addaudithook(lambda event, _: print(event, flush=True) if event in watched else None)\n"
+        "from pathlib import Path; from runtime.engines import open_engine\n"
+        "print(open_engine(Path(sys.argv[1]), 'openvino').name, flush=True)\n"
+        "time.sleep(1)"  # reports go out beside
+    )
+    command = [sys.executable, "-c", code, str(tiny_bundle.graph_path("decoder"))]
+    alone = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=alone)
+    assert done.stdout.splitlines() == ["openvino"], done.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,15 @@ from calibration.gate import FP16_BOUNDS
 from runtime.bundle import Bundle
 from runtime.engines import trial
 from runtime.engines.protocol import Array
-from runtime.engines.trial import DESCRIPTOR_COSINE, TOP_OVERLAP, Runner, agreement, probe_crops, try_engines
+from runtime.engines.trial import (
+    DESCRIPTOR_COSINE,
+    TOP_OVERLAP,
+    Runner,
+    agreement,
+    least_cosine,
+    probe_crops,
+    try_engines,
+)
 
 
 def shaken(vectors: Mapping[int, Array], spread: float, rng: np.random.Generator) -> dict[int, Array]:
@@ -53,6 +61,28 @@ def test_another_order_alone_is_refused() -> None:
     assert found.descriptor_cosine > DESCRIPTOR_COSINE
     assert found.top < TOP_OVERLAP
     assert not found.holds
+
+
+@pytest.mark.parametrize(
+    ("measured", "least"),
+    [
+        pytest.param(None, 0.9999, id="float32, or not measured"),
+        pytest.param(0.99999, 0.9999, id="fp16"),
+        pytest.param(0.9995, 0.9995, id="int8: as far as the precision itself moved them"),
+        pytest.param(0.97, 0.999, id="written in spite of a loss"),
+    ],
+)
+def test_an_engine_may_move_answers_no_further_than_the_precision_did(
+    tiny_bundle: Bundle, measured: float | None, least: float
+) -> None:
+    manifest = tiny_bundle.manifest.model_copy(update={"descriptor_cosine": measured})
+    assert least_cosine(Bundle(tiny_bundle.folder, manifest)) == least
+    rng = np.random.default_rng(0)
+    descriptors = dict(enumerate(rng.standard_normal((24, 64)).astype(np.float32)))
+    found = agreement(shaken(descriptors, 0.025, rng), descriptors, least)
+    assert 0.9995 < found.descriptor_cosine < 0.9999
+    assert found.top >= TOP_OVERLAP
+    assert found.holds == (least < found.descriptor_cosine)
 
 
 def test_a_small_model_is_left_to_the_reference(tiny_bundle: Bundle) -> None:
