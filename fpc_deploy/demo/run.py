@@ -1,12 +1,14 @@
 """The main job from end to end, with no file from outside: render, export, index, run, report."""
 
 import csv
+import importlib.util
 import logging
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from fpc_deploy.demo.track import Track
@@ -60,18 +62,21 @@ def run_demo(out: Path, seed: int, people: int) -> DemoResult:
         FpcError: a step failed; the message says which.
     """
     start = time.perf_counter()
-    try:
-        from export.write import ExportOptions, export_bundle
-    except ImportError as error:
-        raise MissingExtraError(error.name or "torch", "export") from error
-    from fpc_deploy.demo.report import write_report
+    for package in ("torch", "timm"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "export")
     from fpc_deploy.rendering import ClipPlan, render_clips
-    from runtime.indexing import build_gallery
 
     log.info("1/5 rendering %d people, cameras %s", people, WATCHING)
     plan = ClipPlan(tuple(range(1, people + 1)), WATCHING, ENROLLING, seed, rate=FRAMES_PER_SECOND)
-    with ThreadPoolExecutor(1) as beside:  # rendering works in processes of its own, tracing in one thread
-        rendering = beside.submit(render_clips, out / "clips", plan, workers=os.cpu_count() or 1, overwrite=True)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as beside:  # tracing takes one thread
+        rendering = beside.submit(
+            render_clips, out / "clips", plan, workers=max(1, (os.cpu_count() or 1) - 1), overwrite=True
+        )
+        from export.write import ExportOptions, export_bundle  # seconds: torch
+        from fpc_deploy.demo.report import write_report
+        from runtime.indexing import build_gallery
+
         log.info("2/5 exporting the model: each graph is proved against torch")
         bundle = export_bundle(CHECKPOINT, out / "bundle", ExportOptions(matching=MATCHING, overwrite=True))
         clips = rendering.result()

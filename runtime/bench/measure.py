@@ -207,13 +207,14 @@ class _Conditions:
 
 def _report(given: _Conditions, batch: int, taken: Measured) -> Report:
     bundle, searched, engine = given.bundle, given.gallery.searched, given.encoders.engine
-    bytes_a_weight = _BFLOAT16_BYTES if engine in MOVING else None
+    shortened = engine in MOVING and bundle.manifest.precision == "fp32"  # others stay as the graph has them
+    bytes_a_weight = _BFLOAT16_BYTES if shortened else None
     work = work_of(bundle, searched, batch, given.pictures.bytes_each, bytes_a_weight)
     seconds = sum(one["total"] for one in taken.batches) / 1e3
     return Report(
         machine=describe_machine(),
         engine=engine,
-        precision="bf16" if engine in MOVING else bundle.manifest.precision,
+        precision="bf16" if shortened else bundle.manifest.precision,
         batch=batch,
         gallery_entries=searched.entries,
         stages=figures(taken.batches, batch, given.rates, work),
