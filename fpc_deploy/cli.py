@@ -1,7 +1,10 @@
 """The command line: a thin layer over the library. Only here is an `FpcError` caught and printed."""
 
 import logging
+import multiprocessing
+import signal
 import sys
+from types import FrameType
 
 import typer
 from rich.console import Console
@@ -49,11 +52,22 @@ app.add_typer(index.app, name="index")
 
 def main() -> None:
     """Run the command line; an `FpcError` becomes one line on standard error and exit code 1."""
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except FpcError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:  # what no command foresaw: a full disk under standard output, say
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End as cleanly as by Ctrl-C, which goes to worker processes too; a service manager's signal may not."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    signal.default_int_handler(number, frame)
 
 
 if __name__ == "__main__":

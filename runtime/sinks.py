@@ -25,6 +25,7 @@ STANDARD_OUTPUT = "standard output"
 
 # A thousand times what the write of one line takes.
 SETTLE_S = 0.1
+_EVENT_START = b'{"schema":"fpc-deploy/event/'
 
 
 class Sink(Protocol):
@@ -97,6 +98,8 @@ class JsonLines:
 
 
 def _open_for_appending(path: Path) -> int:
+    if not _holds_events(path):
+        raise FpcError(f"{path} holds something else than events: nothing is appended to it; give another file")
     try:
         file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except (OSError, ValueError) as error:
@@ -109,6 +112,18 @@ def _open_for_appending(path: Path) -> int:
         os.close(file)
         raise FpcError(f"{path} cannot be continued: {error.strerror or error}") from error
     return file
+
+
+def _holds_events(path: Path) -> bool:
+    """Whether events may be appended: to a new or empty file, to one that starts with an event, to a pipe."""
+    if not path.is_file():
+        return True
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_EVENT_START))
+    except OSError:
+        return True  # a file that may only be written
+    return _EVENT_START.startswith(start)
 
 
 def _ends_in_half_a_line(path: Path) -> bool:

@@ -89,6 +89,8 @@ def evaluate(
 
     if ablation and (sweep or stages):
         raise FpcError("--ablation switches stages by itself: give it without --sweep and --stages")
+    if (values or checkpoint) and not sweep:
+        raise FpcError("--values and --checkpoint say what --sweep varies: give it, too")
     if strangers and (sweep or rerank):
         raise FpcError("--strangers measures what `run` answers: give it without --sweep and --rerank")
     _check_outputs(json_file, plot, dump)

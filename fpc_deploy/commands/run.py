@@ -1,7 +1,6 @@
 """`fpc-deploy run`: watch a source, emit one event a person."""
 
 import logging
-import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -80,7 +79,6 @@ def run(
         batches = _batches(sources, source, pipeline, detector, boxes, detector_threshold, camera, reconnect)
         sink = stack.enter_context(JsonLines(out))
         events = stack.enter_context(closing(watch(batches, pipeline, shown(source), live=is_url(source))))
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service stop ends as cleanly as Ctrl-C
         try:
             for event in events:
                 if not sink.write(event):

@@ -29,16 +29,22 @@ def base_configuration(
     neighbour_temperature: float | None = None,
     passes: int | None = None,
 ) -> Configuration:
-    """Return what `fpc-deploy run` does with this bundle, but for the settings given."""
-    matching = bundle.manifest.matching
+    """Return what `fpc-deploy run` does with this bundle, but for the settings given.
+
+    Raises:
+        BundleError: a setting is out of range.
+    """
+    given = {"alpha": alpha, "neighbours": neighbours, "refine": refine, "search_by": search_by}
+    given |= {"neighbour_temperature": neighbour_temperature, "passes": passes}
+    matching = bundle.manifest.matching.with_changes(given)
     return Configuration(
         stages=all_stages(bundle) if stages is None else Stages.parse(stages),
-        alpha=matching.alpha if alpha is None else alpha,
-        neighbours=matching.neighbours if neighbours is None else neighbours,
-        refine=matching.refine if refine is None else refine,
-        search_by=search_by or matching.search_by,
-        neighbour_temperature=neighbour_temperature or matching.neighbour_temperature,
-        passes=passes or matching.passes,
+        alpha=matching.alpha,
+        neighbours=matching.neighbours,
+        refine=matching.refine,
+        search_by=matching.search_by,
+        neighbour_temperature=matching.neighbour_temperature,
+        passes=matching.passes,
     )
 
 

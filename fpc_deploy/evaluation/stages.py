@@ -22,12 +22,12 @@ class Stages:
 
     @classmethod
     def parse(cls, text: str) -> "Stages":
-        """Read letters of `SMC` in any order, or `none`.
+        """Read letters of `SMC` in any order, with or without `+` between them, or `none`.
 
         Raises:
             FpcError: another letter, or one twice.
         """
-        letters = "" if text.lower() == "none" else text.upper()
+        letters = "" if text.lower() == "none" else text.upper().replace("+", "")
         if len(set(letters)) != len(letters) or not set(letters) <= set("SMC"):
             raise FpcError(f"--stages {text}: give some of the letters S, M and C, or none")
         return cls("S" in letters, "M" in letters, "C" in letters)

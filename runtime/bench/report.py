@@ -1,5 +1,6 @@
 """The report of one batch size: its JSON form is what others read, so its names are fixed."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -106,10 +107,13 @@ def write_reports(path: Path, reports: Sequence[Report]) -> None:
     """
     beside = path.with_name(f".{path.name}.part")
     try:
+        if path.exists() and not path.is_file():
+            raise FpcError(f"{path} is no regular file: it is not replaced")
         beside.write_text(as_json(reports), encoding="utf-8")
-        beside.replace(path)
+        beside.replace(path.resolve())
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a read-only disk there is nothing to remove
+            beside.unlink(missing_ok=True)
         raise FpcError(f"{path} cannot be written: {error.strerror or error}") from error
 
 

@@ -6,6 +6,7 @@ from runtime.bundle import Bundle, GraphName
 from runtime.engines.ort import OrtEngine
 from runtime.engines.protocol import Engine
 from runtime.errors import EngineError
+from runtime.machine import usable_cores
 
 ENGINES = (
     "auto",
@@ -21,6 +22,7 @@ REFERENCE = "onnxruntime"
 """The engine that bundles are proved in, and that others are compared with. It runs everywhere."""
 MOVING = {"openvino-bf16": "openvino"}
 """Engines that calculate in another precision than the graph says, and the engine that does as it says."""
+_THREADS_A_CORE, _FEW_THREADS = 4, 16
 ENCODERS = ("query_encoder", "gallery_encoder")
 
 
@@ -38,6 +40,7 @@ def open_engine(graph: Path, engine: str = "auto", threads: int | None = None) -
         MissingExtraError: the engine is not installed.
     """
     check_name(engine)
+    check_threads(threads)
     if engine.startswith("onnxruntime-"):
         from runtime.engines.ort_device import OrtDeviceEngine
 
@@ -95,6 +98,7 @@ def resolve_engine(bundle: Bundle, graph: GraphName, engine: str, threads: int |
         BundleError: the query encoder is missing or damaged.
     """
     check_name(engine)
+    check_threads(threads)
     encodes = graph in ENCODERS
     if engine != "auto":
         return (engine if encodes else MOVING.get(engine, engine)), threads
@@ -106,6 +110,13 @@ def resolve_engine(bundle: Bundle, graph: GraphName, engine: str, threads: int |
     choice = chosen_already(bundle) or choose_engine(bundle, threads)  # by whatever threads the encoder runs with
     # the shapes of matcher and decoder change from call to call, and OpenVINO compiles for each
     return REFERENCE if choice.engine.startswith("openvino") else choice.engine, threads or choice.threads
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise EngineError for a number of threads that would only wait for each other, or take the machine down."""
+    most = max(_FEW_THREADS, _THREADS_A_CORE * usable_cores())
+    if threads is not None and not 1 <= threads <= most:
+        raise EngineError(f"{threads} threads on {usable_cores()} cores: give 1 to {most}")
 
 
 def check_name(engine: str) -> None:

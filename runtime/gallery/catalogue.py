@@ -9,6 +9,7 @@ committed changes, without a word; the note is what tells.
 import contextlib
 import sqlite3
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from runtime.errors import GalleryError
 from runtime.gallery.disk import Disk
 
 DATABASE_NAME = "gallery.db"
+_BETWEEN_RENAMES_S = 0.05
 NOTE_NAME = "head"
 PLAIN_FORMAT = 1
 FORMAT = 2
@@ -87,6 +89,7 @@ class Catalogue:
         self.path = folder / DATABASE_NAME
         self._disk = disk
         self.connection = _connect(self.path, writable)
+        self._file = _file_of(self.path)
         try:
             self._check_schema()
         except BaseException:
@@ -111,6 +114,16 @@ class Catalogue:
         finally:
             connection.close()
         disk.sync_folder(folder)
+
+    def check_in_place(self) -> None:
+        """Raise GalleryError if another gallery lies where this one did, as after `index build --overwrite`.
+
+        The files that are open here would go on answering with people who may have been erased on purpose.
+        """
+        if _file_of(self.path) != self._file:
+            raise GalleryError(
+                f"{self.folder} was replaced or removed while it was in use: start again to use what is there"
+            )
 
     def close(self) -> None:
         """Close the connection; the last one to close folds the WAL into the database."""
@@ -238,6 +251,16 @@ class Change:
             "INSERT INTO segments VALUES (?1, ?2, ?3) ON CONFLICT (number) DO UPDATE SET slots=?2, seal=?3",
             (number, slots, seal(number, slots)),
         )
+
+
+def _file_of(path: Path) -> tuple[int, int] | None:
+    """Device and inode; None where there is no file, also a moment later: a replacement takes two renames."""
+    for _ in range(2):
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            return found.st_dev, found.st_ino
+        time.sleep(_BETWEEN_RENAMES_S)
+    return None
 
 
 def _connect(path: Path, writable: bool) -> sqlite3.Connection:

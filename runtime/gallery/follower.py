@@ -103,11 +103,12 @@ class Follower:
         """Bring the snapshot up to date; return whether the entries changed.
 
         Raises:
-            GalleryError: the database is damaged.
+            GalleryError: the database is damaged, or another one lies in its place.
             sqlite3.Error: the database cannot be read.
         """
         with self._lock:
             started = time.monotonic()
+            self._catalogue.check_in_place()
             changed = self._read_changes()
             if not changed and self.current.rows.next_expiry <= time.time():
                 self._publish()

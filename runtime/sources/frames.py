@@ -101,8 +101,12 @@ class VideoFrames:
         # Of a live stream everything is looked at: its sound may go on where its picture has frozen.
         packets = self._container.demux() if self.live else self._container.demux(self._stream)
         self._moved_at = time.monotonic()
+        before_s, damaged = None, self.damaged
         while (pictures := self._next(packets)) is not None:
             for picture in pictures:
+                if self.damaged > damaged:
+                    self._decoded += self._lost_between(before_s, picture.time)
+                before_s, damaged = picture.time, self.damaged
                 index, self._decoded = self._decoded, self._decoded + 1
                 if picture.time is None and self._last_s is None:
                     raise SourceError(f"{self.name} gives its frames no time (a raw stream?): put it into MP4 or MKV")
@@ -118,6 +122,13 @@ class VideoFrames:
                 raise SourceError(f"stream {self.name} is frozen: packets come, but no new picture")
         if not self._closed:
             self._report_end()
+
+    def _lost_between(self, before_s: float | None, now_s: float | None) -> int:
+        """Frames of a file that damage swallowed, by its rate: files of boxes count them, too."""
+        rate = self._stream.average_rate
+        if self.live or not rate or before_s is None or now_s is None:
+            return 0
+        return max(0, round((now_s - before_s) * float(rate)) - 1)
 
     def _next(self, packets: "Iterator[Packet[Any]]") -> list[VideoFrame] | None:
         """Pictures of the next packet; None at the end, and once somebody has closed the container."""
