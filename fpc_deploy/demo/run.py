@@ -6,9 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 from fpc_deploy.demo.track import Track
@@ -66,10 +64,11 @@ def run_demo(out: Path, seed: int, people: int) -> DemoResult:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "export")
     from fpc_deploy.rendering import ClipPlan, render_clips
+    from fpc_deploy.rendering.processes import drawing_pool
 
     log.info("1/5 rendering %d people, cameras %s", people, WATCHING)
     plan = ClipPlan(tuple(range(1, people + 1)), WATCHING, ENROLLING, seed, rate=FRAMES_PER_SECOND)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as beside:  # tracing takes one thread
+    with drawing_pool(1) as beside:  # tracing takes one thread
         rendering = beside.submit(
             render_clips, out / "clips", plan, workers=max(1, (os.cpu_count() or 1) - 1), overwrite=True
         )

@@ -2,11 +2,9 @@
 
 import csv
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import av
@@ -19,6 +17,7 @@ from fpc_deploy.rendering.crop import Occlusion, render_crop
 from fpc_deploy.rendering.dataset import Progress
 from fpc_deploy.rendering.filming import Box, Stage, film
 from fpc_deploy.rendering.people import draw_person
+from fpc_deploy.rendering.processes import drawing_pool
 from fpc_deploy.rendering.seeds import generator
 from fpc_deploy.rendering.viewpoint import FRAME_HEIGHT, FRAME_WIDTH
 from fpc_deploy.rendering.walk import draw_walk
@@ -106,7 +105,7 @@ def fill_clips(folder: Path, plan: ClipPlan, workers: int, progress: Progress | 
             if progress is not None:
                 progress(done, total)
     else:
-        with ProcessPoolExecutor(min(workers, total), mp_context=get_context("spawn")) as pool:
+        with drawing_pool(min(workers, total)) as pool:
             for done, result in enumerate(pool.map(shoot, plan.cameras), start=1):
                 rows += result
                 if progress is not None:

@@ -2,9 +2,7 @@
 
 import csv
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 
 from PIL import Image
@@ -13,6 +11,7 @@ from fpc_deploy.rendering.cameras import Camera, draw_camera
 from fpc_deploy.rendering.crop import Crop, render_crop
 from fpc_deploy.rendering.people import Person, draw_person
 from fpc_deploy.rendering.plan import DISTRACTOR, GALLERY, JUNK, QUERY, TRAIN, DatasetPlan, Picture, pictures
+from fpc_deploy.rendering.processes import drawing_pool
 from fpc_deploy.rendering.seeds import generator
 from runtime.folders import whole_folder
 
@@ -74,8 +73,7 @@ def _rows(folder: Path, plan: DatasetPlan, todo: list[Picture], workers: int) ->
     if workers <= 1:
         yield from map(write, todo)
         return
-    # Spawned rather than forked: a fork of a process that has threads (an engine, torch) may hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with drawing_pool(workers) as pool:
         yield from pool.map(write, todo, chunksize=_CHUNK)
 
 

@@ -121,9 +121,7 @@ class Catalogue:
         The files that are open here would go on answering with people who may have been erased on purpose.
         """
         if _file_of(self.path) != self._file:
-            raise GalleryError(
-                f"{self.folder} was replaced or removed while it was in use: start again to use what is there"
-            )
+            raise GalleryError(f"{self.folder} was replaced or removed while in use: start again to use what is there")
 
     def close(self) -> None:
         """Close the connection; the last one to close folds the WAL into the database."""

@@ -186,3 +186,26 @@ def test_closing_twice_and_writing_after(tmp_path: Path) -> None:
     sink.close()
     assert not sink.write(event(0))
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b'{\n  "schema_version": 1\n}\n', id="a bundle"),
+        pytest.param(b"\x00\x00\x00\x20ftypisom" * 10, id="a video"),
+        pytest.param(b"notes", id="text"),
+    ],
+)
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(FpcError, match=r"file holds something else than events: nothing is appended"):
+        JsonLines(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == content
+
+
+def test_events_follow_on_events_and_on_half_of_one(tmp_path: Path) -> None:
+    for start in ("", event(0).to_json() + "\n", event(0).to_json()[:9]):
+        (tmp_path / "file").write_text(start)
+        with JsonLines(tmp_path / "file") as sink:
+            assert sink.write(event(1))
+        assert (tmp_path / "file").read_text().endswith("\n" * bool(start) + event(1).to_json() + "\n")

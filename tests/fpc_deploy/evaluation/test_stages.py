@@ -21,6 +21,7 @@ def without_decoder(tiny_bundle: Bundle) -> Bundle:
     [
         ("SMC", Stages(prune=True, match=True, consolidate=True), "S+M+C"),
         ("cs", Stages(prune=True, match=False, consolidate=True), "S+C"),
+        ("S+M", Stages(prune=True, match=True, consolidate=False), "S+M"),
         ("none", Stages(prune=False, match=False, consolidate=False), "none"),
     ],
 )
@@ -29,7 +30,7 @@ def test_letters(text: str, expected: Stages, name: str) -> None:
     assert str(expected) == name
 
 
-@pytest.mark.parametrize("text", ["X", "SS", "S+M"])
+@pytest.mark.parametrize("text", ["X", "SS", "S,M"])
 def test_letters_that_are_none(text: str) -> None:
     with pytest.raises(FpcError, match=r"some of the letters S, M and C, or none"):
         Stages.parse(text)

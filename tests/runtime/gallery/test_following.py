@@ -1,11 +1,14 @@
 """Readers follow a writer within the stated bound, without failing a query."""
 
+import shutil
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from runtime.errors import GalleryError
 from runtime.gallery import Gallery, Settings
 from tests.runtime.gallery.synthetic import BINDING, DIMENSION, add, create, held, images, reopen
 
@@ -92,3 +95,17 @@ def test_gallery_on_read_only_media(tmp_path: Path) -> None:
             assert held(gallery) == set(range(10))
     finally:
         (tmp_path / "g").chmod(0o755)
+
+
+def test_another_gallery_in_its_place_is_said(tmp_path: Path) -> None:
+    """As by `index build --overwrite`: whom the new one lacks the old files would still name."""
+    with create(tmp_path / "g", range(5)), reopen(tmp_path / "g") as reader:
+        assert held(reader) == set(range(5))
+        create(tmp_path / "new", range(2)).close()
+        (tmp_path / "g").rename(tmp_path / "old")
+        (tmp_path / "new").rename(tmp_path / "g")
+        with pytest.raises(GalleryError, match="was replaced or removed while in use: start again"):
+            reader.refresh()
+        shutil.rmtree(tmp_path / "g")
+        with pytest.raises(GalleryError, match="was replaced or removed while in use: start again"):
+            reader.refresh()
