@@ -107,6 +107,13 @@ def test_a_named_engine_is_taken_without_measuring(tiny_bundle: Bundle, monkeypa
         open_graph(tiny_bundle, "decoder", "fast")
 
 
+@pytest.mark.parametrize("threads", [0, -1, 100_000])
+@pytest.mark.parametrize("engine", ["auto", "onnxruntime"])
+def test_threads_that_would_take_the_machine_down(tiny_bundle: Bundle, engine: str, threads: int) -> None:
+    with pytest.raises(EngineError, match=rf"^{threads} threads on \d+ cores: give 1 to \d+$"):
+        open_graph(tiny_bundle, "query_encoder", engine, threads)
+
+
 @pytest.mark.skipif(not HAS_BF16, reason="this processor has no bfloat16")
 def test_a_named_engine_that_moves_the_answers_is_warned_about_once(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
