@@ -31,19 +31,23 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_LARGEST = 65_536
+"""Of any width or number of a model: what memory is taken by, before a graph could contradict, stays bounded."""
+
+
 class ModelFacts(_Record):
     """What the trained model is. `model_hash` is the SHA-256 of its parameters, whatever file they came in."""
 
     model_hash: str
     source_format: Literal["fpc", "transreid", "fpc-deploy"]
     backbone: str
-    embed_dim: int = Field(gt=0)
-    depth: int = Field(gt=1)
-    heads: int = Field(gt=0)
-    patch_size: int = Field(gt=0)
-    stride: int = Field(gt=0)
-    grid_rows: int = Field(gt=0)
-    grid_columns: int = Field(gt=0)
+    embed_dim: int = Field(gt=0, le=_LARGEST)
+    depth: int = Field(gt=1, le=_LARGEST)
+    heads: int = Field(gt=0, le=_LARGEST)
+    patch_size: int = Field(gt=0, le=_LARGEST)
+    stride: int = Field(gt=0, le=_LARGEST)
+    grid_rows: int = Field(gt=0, le=_LARGEST)
+    grid_columns: int = Field(gt=0, le=_LARGEST)
 
     @property
     def patches(self) -> int:
@@ -73,7 +77,7 @@ class KeepSchedule(_Record):
 class Cameras(_Record):
     """Cameras the model was trained on. Index `trained` means "unknown": the mean of the trained rows."""
 
-    trained: int = Field(ge=0)
+    trained: int = Field(ge=0, le=_LARGEST)
     names: tuple[str, ...] = ()
 
     @property

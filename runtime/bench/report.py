@@ -105,12 +105,13 @@ def write_reports(path: Path, reports: Sequence[Report]) -> None:
     Raises:
         FpcError: the file cannot be written.
     """
-    beside = path.with_name(f".{path.name}.part")
+    target = path.resolve()  # a link stays a link
+    beside = target.with_name(f".{target.name}.part")
     try:
         if path.exists() and not path.is_file():
-            raise FpcError(f"{path} is no regular file: it is not replaced")
+            raise FpcError(f"{path} cannot be written: it is no regular file")
         beside.write_text(as_json(reports), encoding="utf-8")
-        beside.replace(path.resolve())
+        beside.replace(target)
     except OSError as error:
         with contextlib.suppress(OSError):  # on a read-only disk there is nothing to remove
             beside.unlink(missing_ok=True)

@@ -42,6 +42,8 @@ MANIFESTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "field missing": (lambda f: edit(f, lambda m: m.pop("cameras")), "cameras: Field required"),
     "field strange": (lambda f: edit(f, lambda m: m.update(extra=1)), "extra: Extra inputs"),
     "size absurd": (lambda f: edit(f, lambda m: m["preprocessing"].update(height=10**9)), "preprocessing.height"),
+    "width absurd": (lambda f: edit(f, lambda m: m["model"].update(embed_dim=10**12)), "model.embed_dim"),
+    "cameras absurd": (lambda f: edit(f, lambda m: m["cameras"].update(trained=10**22)), "cameras.trained"),
     "path escapes": (
         lambda f: edit(f, lambda m: m["files"].update({"../evil.onnx": m["files"]["decoder.onnx"]})),
         "points outside its folder",

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,14 @@ def test_a_file_that_is_no_report(tmp_path: Path, content: str | None, complaint
         path.write_text(content)
     with pytest.raises(FpcError, match=complaint):
         read_reports(path)
+
+
+def test_a_link_stays_a_link_and_a_device_a_device(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    write_reports(tmp_path / "link.json", [report()])
+    assert (tmp_path / "link.json").is_symlink()
+    assert read_reports(tmp_path / "real.json") == [report()]
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FpcError, match="pipe cannot be written: it is no regular file"):
+        write_reports(tmp_path / "pipe", [report()])
