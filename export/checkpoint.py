@@ -16,6 +16,7 @@ from torch import Tensor
 
 from export.model import DecoderTokens, FPCModel, ModelConfig
 from runtime.errors import CheckpointError, first_line
+from runtime.files import whole_file
 
 TRAINING_FORMAT = "fpc-deploy/checkpoint/1"
 SourceFormat = Literal["fpc", "transreid", "fpc-deploy"]
@@ -107,14 +108,19 @@ def save_checkpoint(path: Path, model: FPCModel, extra: Mapping[str, Any] | None
     """Write our own format: configuration and parameters, readable with `weights_only=True`.
 
     Args:
-        path: where to; written beside and renamed.
+        path: where to; the file appears whole or not at all.
         model: what to write.
         extra: further plain values and tensors (a training state).
+
+    Raises:
+        CheckpointError: it cannot be written.
     """
     content = {"format": TRAINING_FORMAT, "config": asdict(model.config), "model": model.state_dict(), **(extra or {})}
-    beside = path.with_name(path.name + ".part")
-    torch.save(content, beside)
-    beside.replace(path)
+    try:
+        with whole_file(path, CheckpointError) as part:
+            torch.save(content, part)
+    except RuntimeError as error:  # what torch makes of a full disk
+        raise CheckpointError(f"{path} cannot be written, is the disk full? ({first_line(error)})") from error
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

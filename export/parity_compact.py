@@ -38,9 +38,11 @@ def compare_compact_matcher(
                 "candidate_codes": np.ascontiguousarray(records["codes"]),
                 "candidate_steps": records["scales"].ravel() * np.float32(coded.step / SINKHORN_REGULARISATION),
             }
+            mass = np.ones(len(records), np.float32)
             if weights == "cls":
-                inputs["demand"] = demand_of(affinity)[0]
-            found.append(engine.run(inputs)["emd"])
+                inputs["demand"], mass = demand_of(affinity)
+            emd = np.asarray(engine.run(inputs)["emd"], np.float32)
+            found.append(1 - (1 - emd) * mass)  # as `runtime.emd.CompactEmd`
             reference.append(_distance(coded, records, affinity.astype(np.float64), iterations, weights))
         row.add(np.stack(found), np.stack(reference))
     return [row.report()]

@@ -45,10 +45,12 @@ class JsonLines:
         path: file to append to, made if missing; None writes to standard output.
 
     Raises:
-        FpcError: the file cannot be opened for writing.
+        FpcError: the file cannot be opened for writing, or standard output is closed.
     """
 
     def __init__(self, path: Path | None) -> None:
+        if path is None and sys.stdout is None:
+            raise FpcError("standard output is closed: give a file to write to (--out FILE)")
         self.name = STANDARD_OUTPUT if path is None else str(path)
         self.written = 0
         self._reader_gone = False

@@ -53,13 +53,14 @@ def bench(
         raise FpcError("nothing to measure: give --bundle BUNDLE, or --compare A.json B.json")
     if gallery is not None and (gallery_size is not None or tokens is not None):
         raise FpcError("--gallery is searched as it is: --gallery-size and --tokens are for a made-up gallery")
-    from fpc_deploy.evaluation.report import check_output
     from runtime.bench.measure import GALLERY_SIZE, TOKENS, BenchOptions, measure
     from runtime.bench.report import write_reports
     from runtime.bundle import Bundle
+    from runtime.files import check_output
     from runtime.speed import compare_speed, speed_here, verdict_on_speed
 
-    check_output(json_file)
+    if json_file:
+        check_output(json_file)
     opened, other = Bundle.open(bundle), None if against is None else Bundle.open(against)
     options = BenchOptions(
         gallery=gallery,

@@ -58,8 +58,8 @@ def evaluate(
     tokens: Annotated[TokenChoice, typer.Option(help="cls: a gallery without patches, M off.")] = TokenChoice.full,
     rerank: Annotated[bool, typer.Option("--rerank", help="Re-rank by k-reciprocal neighbours.")] = False,
     rerank_settings: Annotated[
-        str, typer.Option(help="authors (50,15,0.3), paper (20,6,0.3), or k1,k2,lambda.")
-    ] = "authors",
+        str | None, typer.Option(help="authors (50,15,0.3; default), paper (20,6,0.3), or k1,k2,lambda.")
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="What the protocol leaves out may not be a neighbour either.")
     ] = False,
@@ -91,10 +91,12 @@ def evaluate(
         raise FpcError("--ablation switches stages by itself: give it without --sweep and --stages")
     if (values or checkpoint) and not sweep:
         raise FpcError("--values and --checkpoint say what --sweep varies: give it, too")
+    if rerank_settings and not rerank:
+        raise FpcError("--rerank-settings says how --rerank works: give it, too")
     if strangers and (sweep or rerank):
         raise FpcError("--strangers measures what `run` answers: give it without --sweep and --rerank")
     _check_outputs(json_file, plot, dump)
-    options = Options(batch, tokens.value, strict, Reranking.parse(rerank_settings) if rerank else None)
+    options = Options(batch, tokens.value, strict, Reranking.parse(rerank_settings or "authors") if rerank else None)
     opened, test_set = Bundle.open(bundle), read_test_set(dataset)
     graphs = Graphs(opened, engine, threads)
     base = base_configuration(
@@ -129,9 +131,9 @@ def evaluate(
 def _check_outputs(json_file: Path | None, plot: Path | None, dump: Path | None) -> None:
     """Find out before hours of work whether the results can be written."""
     from fpc_deploy.evaluation.plots import load_matplotlib
-    from fpc_deploy.evaluation.report import check_output
+    from runtime.files import check_output
 
-    for path in (json_file, plot, dump):
+    for path in filter(None, (json_file, plot, dump)):
         check_output(path)
     if plot:
         load_matplotlib()

@@ -6,6 +6,7 @@ from typing import Any
 
 from fpc_deploy.evaluation.rows import Row
 from runtime.errors import FpcError, MissingExtraError
+from runtime.files import whole_file
 
 _DRAWN = (("mAP", "o", "-"), ("rank1", "s", "--"))  # what is drawn, its mark and its line
 _NAMES = {"mAP": "mAP", "rank1": "rank 1"}
@@ -53,8 +54,9 @@ def draw(path: Path, rows: Sequence[Row], dataset: str, sweep: str | None) -> No
     _draw_cost(axes.twinx(), rows, labels)
     figure.legend(loc="outside lower center", ncols=4, fontsize="small")
     try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib does not know
+        with whole_file(path) as part:
+            figure.savefig(part)
+    except ValueError as error:  # an ending that matplotlib does not know
         raise FpcError(f"{path} cannot be drawn: {str(error).splitlines()[0]}") from error
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from fpc_deploy.evaluation.evaluation import Outcome
 from fpc_deploy.evaluation.rows import REBUILDING, Row
 from fpc_deploy.evaluation.strangers import Separation
-from runtime.errors import FpcError
+from runtime.files import whole_file
 
 
 def make_table(rows: Sequence[Row], title: str) -> Table:
@@ -57,20 +57,6 @@ def _settings(row: Row) -> dict[str, str]:
     }
 
 
-def check_output(path: Path | None) -> None:
-    """Find out before hours of work whether a file can be written.
-
-    Raises:
-        FpcError: it names a folder, or lies in none.
-    """
-    if path is None:
-        return
-    if path.is_dir():
-        raise FpcError(f"{path} is a folder: give the name of a file")
-    if not path.absolute().parent.is_dir():
-        raise FpcError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
-
-
 def write_json(path: Path, dataset: str, rows: Sequence[Row], separations: Sequence[Separation] = ()) -> None:
     """Write `{"dataset", "rows": [...]}`, and `"strangers": [...]` where they were measured.
 
@@ -81,10 +67,8 @@ def write_json(path: Path, dataset: str, rows: Sequence[Row], separations: Seque
     if separations:
         content["strangers"] = [one.as_json() for one in separations]
     text = json.dumps(content, indent=2) + "\n"
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise FpcError(f"{path} cannot be written: {error.strerror or error}") from error
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_dump(path: Path, outcome: Outcome) -> None:
@@ -97,18 +81,15 @@ def write_dump(path: Path, outcome: Outcome) -> None:
     """
     query_id, gallery_id = _as_numbers(outcome.query.identity, outcome.gallery.identity)
     query_camera, gallery_camera = _as_numbers(outcome.query.camera, outcome.gallery.camera)
-    try:
-        with path.open("wb") as file:  # given a name, numpy would add .npz to it
-            np.savez(
-                file,
-                similarity=outcome.similarity,
-                query_id=query_id,
-                query_camera=query_camera,
-                gallery_id=gallery_id,
-                gallery_camera=gallery_camera,
-            )
-    except OSError as error:
-        raise FpcError(f"{path} cannot be written: {error.strerror or error}") from error
+    with whole_file(path) as part, part.open("wb") as file:  # given a name, numpy would add .npz to it
+        np.savez(
+            file,
+            similarity=outcome.similarity,
+            query_id=query_id,
+            query_camera=query_camera,
+            gallery_id=gallery_id,
+            gallery_camera=gallery_camera,
+        )
 
 
 def _as_numbers(query: NDArray[np.str_], gallery: NDArray[np.str_]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:

@@ -7,6 +7,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from runtime.files import whole_file
+
 
 def plot_history(history: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw loss (left axis) and mAP (right axis) to a PNG file; phase 2 follows phase 1."""
@@ -27,4 +29,5 @@ def plot_history(history: Sequence[dict[str, Any]], path: Path) -> None:
     accuracy.set(ylabel="mAP in percent (dashed)", ylim=(0, 100))
     if losses.has_data():
         losses.legend(loc="upper center")
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=120)

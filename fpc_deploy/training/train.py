@@ -22,6 +22,7 @@ from fpc_deploy.training.record import LAST, Progress, Subject, load_classifier,
 from fpc_deploy.training.score import Score, score_model
 from fpc_deploy.training.start import camera_names, given_model, pretrained_model, random_model, renumber_cameras
 from runtime.errors import CheckpointError, FpcError, SourceError
+from runtime.files import whole_file
 
 HISTORY, PLOT = "history.json", "training.png"
 CLASSIFIER_DEVIATION = 0.001
@@ -161,7 +162,8 @@ def _run(
         return score_model(model, *tests, recipe, compute, progress.phase) if tests else None
 
     def epoch(line: dict[str, object]) -> None:
-        (plan.run / HISTORY).write_text(json.dumps(progress.history, indent=1) + "\n", encoding="utf-8")
+        with whole_file(plan.run / HISTORY) as part:
+            part.write_text(json.dumps(progress.history, indent=1) + "\n", encoding="utf-8")
         plot_history(progress.history, plan.run / PLOT)
         watcher.epoch(line)
 

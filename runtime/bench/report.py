@@ -1,6 +1,5 @@
 """The report of one batch size: its JSON form is what others read, so its names are fixed."""
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runtime.errors import FpcError
+from runtime.files import whole_file
 from runtime.machine import Machine
 
 SCHEMA = "fpc-deploy/bench/1"
@@ -105,17 +105,8 @@ def write_reports(path: Path, reports: Sequence[Report]) -> None:
     Raises:
         FpcError: the file cannot be written.
     """
-    target = path.resolve()  # a link stays a link
-    beside = target.with_name(f".{target.name}.part")
-    try:
-        if path.exists() and not path.is_file():
-            raise FpcError(f"{path} cannot be written: it is no regular file")
-        beside.write_text(as_json(reports), encoding="utf-8")
-        beside.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # on a read-only disk there is nothing to remove
-            beside.unlink(missing_ok=True)
-        raise FpcError(f"{path} cannot be written: {error.strerror or error}") from error
+    with whole_file(path) as part:
+        part.write_text(as_json(reports), encoding="utf-8")
 
 
 def read_reports(path: Path) -> list[Report]:

@@ -8,12 +8,14 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+
+from runtime.errors import FpcError
+from runtime.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -62,17 +64,12 @@ def remember(finding: BaseModel, facts: Facts) -> None:
     if path is None:
         return
     text = json.dumps({"facts": _plain(facts), "finding": finding.model_dump(mode="json")}, indent=1)
-    part: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        number, part = tempfile.mkstemp(prefix=f".{path.stem[:12]}.", dir=path.parent)
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-        Path(part).replace(path)
-    except OSError as error:
-        log.info("%s cannot be written (%s): what was measured is not kept", path, error.strerror or error)
-        if part is not None:
-            Path(part).unlink(missing_ok=True)
+        with whole_file(path) as part:
+            part.write_text(text + "\n", encoding="utf-8")
+    except (OSError, FpcError) as error:
+        log.info("what was measured is not kept: %s", error)
 
 
 def _path(kind: type[BaseModel], facts: Facts) -> Path | None:

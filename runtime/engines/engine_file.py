@@ -6,7 +6,6 @@ that was renamed, or put in the place of another, is noticed too. Hashes find da
 is machine code, and a bundle with engines is as trustworthy as whoever built it.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runtime.engines.profiles import Span
 from runtime.errors import EngineError
+from runtime.files import whole_file
 
 MAGIC = b"FPCENGINE1\n"
 MAX_HEADER_BYTES = 2**20
@@ -121,19 +121,15 @@ def write_engine(folder: Path, identity: EngineIdentity, payload: bytes) -> Path
         identity=identity, payload_bytes=len(payload), payload_sha256=hashlib.sha256(payload).hexdigest()
     ).model_dump_json()
     path = folder / identity.file_name
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
-            file.write(MAGIC)
-            file.write(len(header.encode()).to_bytes(4, "little"))
-            file.write(header.encode())
-            file.write(payload)
-        unfinished.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        raise EngineError(f"cannot write {path}: {error}") from error
+        raise EngineError(f"{folder} cannot be made: {error.strerror or error}") from error
+    with whole_file(path, EngineError) as part, part.open("wb") as file:
+        file.write(MAGIC)
+        file.write(len(header.encode()).to_bytes(4, "little"))
+        file.write(header.encode())
+        file.write(payload)
     return path
 
 

@@ -1,6 +1,5 @@
 """A way out of a gallery and in again: a .npz file that numpy alone can read, and merging."""
 
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from runtime.bundle import Binding
 from runtime.errors import GalleryError, GalleryMismatchError
+from runtime.files import whole_file
 from runtime.gallery.records import AddResult, NewEntry
 from runtime.gallery.snapshot import Snapshot
 
@@ -29,24 +29,17 @@ def export_npz(snapshot: Snapshot, binding: Binding, path: Path) -> int:
     `expires_at` float64 (infinity: never), `cls` and `descriptor` (n, D) float32, `patches` (n, N, D) float16.
     """
     rows, layout = snapshot.rows, snapshot.layout
-    n, beside = len(rows), path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            _write(archive, "binding", np.array(binding.model_dump_json()))
-            _write(archive, "id", rows.ids)
-            _write(archive, "expires_at", rows.expires)
-            for column, name in enumerate(_TEXTS):
-                _write(archive, name, np.array([text[column] for text in rows.texts], np.str_))
-            _stream(archive, "cls", (n, layout.dimension), np.float32, _vectors(snapshot, 0))
-            _stream(archive, "descriptor", (n, layout.dimension), np.float32, _vectors(snapshot, 1))
-            shape = (n, layout.patches, layout.dimension)
-            _stream(archive, "patches", shape, np.float16, _patches(snapshot) if layout.patches else iter(()))
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    n = len(rows)
+    with whole_file(path, GalleryError) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+        _write(archive, "binding", np.array(binding.model_dump_json()))
+        _write(archive, "id", rows.ids)
+        _write(archive, "expires_at", rows.expires)
+        for column, name in enumerate(_TEXTS):
+            _write(archive, name, np.array([text[column] for text in rows.texts], np.str_))
+        _stream(archive, "cls", (n, layout.dimension), np.float32, _vectors(snapshot, 0))
+        _stream(archive, "descriptor", (n, layout.dimension), np.float32, _vectors(snapshot, 1))
+        shape = (n, layout.patches, layout.dimension)
+        _stream(archive, "patches", shape, np.float16, _patches(snapshot) if layout.patches else iter(()))
     return n
 
 

@@ -94,7 +94,13 @@ def test_manifest_reports_what_was_proved(tiny_bundle: Bundle) -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "weights", "keep_rate"),
-    [("query+gallery", "cls", 0.8), ("gallery", "mean", 0.8), ("gallery", "cls", 1.0), ("query+gallery", "mean", 0.3)],
+    [
+        ("query+gallery", "cls", 0.8),
+        ("gallery", "mean", 0.8),
+        ("gallery", "cls", 1.0),
+        ("query+gallery", "mean", 0.3),
+        ("gallery", "cls", 0.01),  # a single patch survives
+    ],
 )
 def test_options_are_proved_too(
     tiny_checkpoint: Path, tmp_path: Path, tokens: DecoderTokens, weights: str, keep_rate: float

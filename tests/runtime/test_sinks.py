@@ -209,3 +209,10 @@ def test_events_follow_on_events_and_on_half_of_one(tmp_path: Path) -> None:
         with JsonLines(tmp_path / "file") as sink:
             assert sink.write(event(1))
         assert (tmp_path / "file").read_text().endswith("\n" * bool(start) + event(1).to_json() + "\n")
+
+
+def test_a_standard_output_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `fpc-deploy run ... >&-`."""
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(FpcError, match=r"standard output is closed: give a file to write to \(--out FILE\)"):
+        JsonLines(None)

@@ -13,7 +13,7 @@ from calibration.protocol import Labels, Relations, score_ranking
 from fpc_deploy.evaluation.evaluation import Evaluation, Outcome
 from fpc_deploy.evaluation.plan import base_configuration
 from fpc_deploy.evaluation.plots import draw
-from fpc_deploy.evaluation.report import check_output, describe_shared, make_table, write_dump, write_json
+from fpc_deploy.evaluation.report import describe_shared, make_table, write_dump, write_json
 from fpc_deploy.evaluation.rows import multiply_adds_g
 from fpc_deploy.evaluation.similarity import Graphs
 from runtime.bundle import Manifest
@@ -96,12 +96,6 @@ def test_pictures(outcomes: list[Outcome], tmp_path: Path, sweep: str | None) ->
 def test_a_picture_of_an_unknown_format(outcomes: list[Outcome], tmp_path: Path) -> None:
     with pytest.raises(FpcError, match="cannot be drawn"):
         draw(tmp_path / "rows.xyz", [outcomes[0].row], "striped", None)
-
-
-@pytest.mark.parametrize(("where", "message"), [(".", "is a folder"), ("absent/rows.json", "there is no folder")])
-def test_outputs_are_checked_before_the_work(tmp_path: Path, where: str, message: str) -> None:
-    with pytest.raises(FpcError, match=message):
-        check_output(tmp_path / where)
 
 
 def as_counted_in_the_paper(manifest: Manifest, kept: dict[int, int]) -> float:

@@ -35,7 +35,7 @@ def test_of_several_batch_sizes_the_first_is_on_top(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.json").mkdir()
-    with pytest.raises(FpcError, match=r"a\.json cannot be written"):
+    with pytest.raises(FpcError, match=r"a\.json is a folder"):
         write_reports(tmp_path / "a.json", [report()])
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 

@@ -145,6 +145,6 @@ def test_a_bundle_without_engines_says_how_to_build_them(tmp_path: Path) -> None
 
 def test_an_unwritable_folder_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / FOLDER).write_text("a file where the folder goes")
-    with pytest.raises(EngineError, match="cannot write"):
+    with pytest.raises(EngineError, match="cannot be made: File exists"):
         write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [FOLDER]
