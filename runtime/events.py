@@ -61,6 +61,7 @@ class Event(_Record):
         description="Presentation time in seconds on the clock of the source; null for images."
     )
     frame: int = Field(ge=0, description="Position in decoding order, counted from 0; of a folder, of the image.")
+    image: Text | None = Field(default=None, description="Name of the image file in a folder; null for video.")
     track: int | None = Field(description="Number the box file gives the person, null where it gives none.")
     box: tuple[Pixels, Pixels, Pixels, Pixels] = Field(description="x1, y1, x2, y2 in pixels of the frame.")
     detector_score: Annotated[Ratio | None, BeforeValidator(_nan_to_none)] = Field(

@@ -49,6 +49,7 @@ class Sighting:
         score: of the detector, or None.
         track: number in the box file, or None.
         camera: name of the camera, or None.
+        image: name of the image file; None for a frame.
     """
 
     frame: int
@@ -57,6 +58,7 @@ class Sighting:
     score: float | None = None
     track: int | None = None
     camera: str | None = None
+    image: str | None = None
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ def _event(source: str, sighting: Sighting, answer: Identification, times: dict[
         camera=sighting.camera,
         pts_s=sighting.pts_s,
         frame=sighting.frame,
+        image=sighting.image,
         track=sighting.track,
         box=sighting.box,
         detector_score=sighting.score,
@@ -225,6 +228,5 @@ def _sighting(frame: Frame, people: Detections, row: int, camera: str | None) ->
 
 def _whole_image(crop: Crop, camera: str | None) -> Sighting:
     height, width = crop.image.shape[:2]
-    return Sighting(
-        frame=crop.index, pts_s=None, box=(0.0, 0.0, float(width), float(height)), camera=camera or crop.camera
-    )
+    box = (0.0, 0.0, float(width), float(height))
+    return Sighting(crop.index, None, box, camera=camera or crop.camera, image=crop.name)

@@ -78,6 +78,7 @@ def test_a_folder_of_crops(site: Path, usual: list[object], tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     events = [Event.from_json(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [(event.camera, event.pts_s, event.neighbours[0].identity) for event in events] == [("c3", None, "p2")] * 3
+    assert [event.image for event in events] == [f"0002_c3s1_00000{number}_00.png" for number in range(3)]
     assert "broken.png" in done.stderr
 
 

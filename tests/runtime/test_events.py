@@ -32,8 +32,8 @@ FIELDS: dict[str, Any] = {
 
 def test_the_line_as_it_leaves() -> None:
     assert Event(**FIELDS).to_json() == (
-        '{"schema":"fpc-deploy/event/1","source":"door.mp4","camera":"door","pts_s":1.234568,"frame":12,"track":null,'
-        '"box":[1.23,2.0,30.01,40.0],"detector_score":0.9123,"identity":"0042","status":"known","similarity":0.8765,'
+        '{"schema":"fpc-deploy/event/1","source":"door.mp4","camera":"door","pts_s":1.234568,"frame":12,"image":null,'
+        '"track":null,"box":[1.23,2.0,30.01,40.0],"detector_score":0.9123,"identity":"0042","status":"known","similarity":0.8765,'
         '"own_similarity":0.6123,'
         '"neighbours":[{"entry":3,"identity":"0042","distance":0.1235}],"stage_ms":{"detect":12.346}}'
     )
@@ -125,7 +125,8 @@ def test_every_event_is_one_line_that_reads_back(
     assert Event.from_json(line.encode().decode()) == event
 
 
-def test_a_line_from_before_own_similarity_is_read() -> None:
+@pytest.mark.parametrize("field", ["own_similarity", "image"])
+def test_a_line_from_before_a_field_is_read(field: str) -> None:
     line = json.loads(Event(**FIELDS).to_json())
-    del line["own_similarity"]
-    assert Event.from_json(json.dumps(line)).own_similarity is None
+    del line[field]
+    assert getattr(Event.from_json(json.dumps(line)), field) is None
