@@ -77,7 +77,7 @@ class Detector:
         """
         if not Path(path).is_file():
             raise DetectorError(f"detector {path} does not exist or is not a file")
-        return cls(open_engine(Path(path), engine, threads), str(path), threshold=threshold, nms=nms)
+        return cls(open_engine(Path(path), engine, threads, untrusted=True), str(path), threshold=threshold, nms=nms)
 
     @property
     def engine_name(self) -> str:

@@ -1,5 +1,6 @@
 """ONNX Runtime as an engine, on the CPU."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ import numpy as np
 from runtime.engines.protocol import Array, TensorSpec
 from runtime.errors import EngineError, MissingExtraError, first_line
 
+UNTRUSTED_BYTES = 2 * 2**30
+"""Most memory of all untrusted graphs of a process together. A YOLOX-nano takes 40 MB; a line of a graph may ask for
+whatever the machine has."""
+
 
 class OrtEngine:
     """A graph in ONNX Runtime's CPU provider.
@@ -17,6 +22,7 @@ class OrtEngine:
         graph: path of the ONNX file.
         threads: threads of one run; None takes ONNX Runtime's choice, one a physical core.
         providers: execution providers, best first.
+        untrusted: let a run fail rather than take more than `UNTRUSTED_BYTES`.
 
     Raises:
         EngineError: ONNX Runtime cannot load the graph.
@@ -24,7 +30,12 @@ class OrtEngine:
     """
 
     def __init__(
-        self, graph: Path, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
+        self,
+        graph: Path,
+        threads: int | None = None,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        *,
+        untrusted: bool = False,
     ) -> None:
         try:
             import onnxruntime
@@ -36,6 +47,9 @@ class OrtEngine:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
+        if untrusted:
+            _register_bounded_memory()
+            options.add_session_config_entry("session.use_env_allocators", "1")
         try:
             self._session: Any = onnxruntime.InferenceSession(graph, options, providers=list(providers))
         except Exception as error:  # ONNX Runtime raises a class of its own per status code
@@ -71,6 +85,21 @@ class OrtEngine:
                 f"ONNX Runtime failed on {self._graph} with inputs {shapes}: {first_line(error)}"
             ) from error
         return dict(zip(names, answers, strict=True))
+
+
+@functools.cache
+def _register_bounded_memory() -> None:
+    """Tell ONNX Runtime, once a process, of the arena that untrusted graphs share."""
+    import onnxruntime
+
+    # -1 is ONNX Runtime's default
+    others = dict.fromkeys(("arena_extend_strategy", "initial_chunk_size_bytes", "max_dead_bytes_per_chunk"), -1)
+    onnxruntime.create_and_register_allocator(
+        onnxruntime.OrtMemoryInfo(
+            "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+        ),
+        onnxruntime.OrtArenaCfg({"max_mem": UNTRUSTED_BYTES} | others),
+    )
 
 
 # ONNX Runtime's names of element types that differ from numpy's.

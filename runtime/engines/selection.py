@@ -26,7 +26,7 @@ _THREADS_A_CORE, _FEW_THREADS = 4, 16
 ENCODERS = ("query_encoder", "gallery_encoder")
 
 
-def open_engine(graph: Path, engine: str = "auto", threads: int | None = None) -> Engine:
+def open_engine(graph: Path, engine: str = "auto", threads: int | None = None, *, untrusted: bool = False) -> Engine:
     """Load `graph` with the engine of this name.
 
     Args:
@@ -34,6 +34,7 @@ def open_engine(graph: Path, engine: str = "auto", threads: int | None = None) -
         engine: one of `ENGINES`; `auto` is ONNX Runtime on the CPU, which runs everywhere. For graphs of a bundle
             `open_graph` makes a better choice.
         threads: threads of one run; None leaves it to the engine.
+        untrusted: bound the memory of a run, see `OrtEngine`; other engines cannot.
 
     Raises:
         EngineError: no engine of this name, or it cannot load the graph.
@@ -54,7 +55,7 @@ def open_engine(graph: Path, engine: str = "auto", threads: int | None = None) -
         from runtime.engines.tensorrt import TensorRTEngine
 
         return TensorRTEngine(graph, sha256_of(graph), engine)
-    return OrtEngine(graph, threads)
+    return OrtEngine(graph, threads, untrusted=untrusted)
 
 
 def open_graph(bundle: Bundle, graph: GraphName, engine: str = "auto", threads: int | None = None) -> Engine:

@@ -195,6 +195,37 @@ def test_files_that_are_no_detector(tmp_path: Path) -> None:
         Detector.open(tmp_path / "broken.onnx")
 
 
+def test_a_graph_that_asks_for_more_memory_than_it_may_have(tmp_path: Path) -> None:
+    """Three GiB from a file of a few hundred bytes."""
+    text = """<ir_version: 9, opset_import: ["": 17]>
+    greedy (float[1,3,64,64] images) => (float[1,84,6] output)
+    <int64[2] large = {805306, 1000}, int64[3] shape = {1, 84, 6}>
+    {
+        mean = ReduceMean<keepdims = 0>(images)
+        much = Expand(mean, large)
+        least = ReduceMin<keepdims = 0>(much)
+        output = Expand(least, shape)
+    }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "greedy.onnx")
+    with pytest.raises(EngineError, match=r"ONNX Runtime failed on .*greedy\.onnx"):
+        Detector.open(tmp_path / "greedy.onnx").detect(np.zeros((64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize("place", ["/etc/passwd", "../secret.bin"])
+def test_a_graph_that_reads_other_files_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "secret.bin").write_bytes(bytes(4 * 84 * 6))
+    folder = tmp_path / "detector"
+    folder.mkdir()
+    model = onnx.load(constant_model(folder / "reader.onnx", np.zeros((1, 84, 6), np.float32)))
+    answer = model.graph.initializer[1]
+    answer.ClearField("raw_data")
+    answer.data_location = TensorProto.EXTERNAL
+    answer.external_data.add(key="location", value=place)
+    onnx.save(model, folder / "reader.onnx")
+    with pytest.raises(EngineError, match=r"cannot load .*reader\.onnx"):
+        Detector.open(folder / "reader.onnx")
+
+
 @pytest.mark.parametrize("settings", [{"threshold": -0.1}, {"threshold": 1.5}, {"nms": float("nan")}])
 def test_settings_out_of_range(settings: dict[str, Any]) -> None:
     with pytest.raises(DetectorError, match=r"must lie in 0\.\.1"):
