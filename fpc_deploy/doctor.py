@@ -65,7 +65,7 @@ def _packages() -> list[Finding]:
         (("timm",), "fpc-deploy export and train", "pip install 'fpc-deploy[export]'"),
         (("onnx",), "fpc-deploy export and calibrate", "pip install 'fpc-deploy[export]'"),
         (("tensorrt",), "TensorRT engines", "pip install 'fpc-deploy[tensorrt]'; on a Jetson it comes with JetPack"),
-        (("pycuda",), "TensorRT engines", "pip install 'fpc-deploy[tensorrt]'"),
+        (("pycuda",), "TensorRT engines", "pip install 'fpc-deploy[pycuda]'"),
         (("tensorrt-rtx-cu13-bindings", "tensorrt_rtx"), "building RTX engines, without a GPU too",
          "pip install 'fpc-deploy[tensorrt-rtx]'"),
     ]  # fmt: skip

@@ -23,7 +23,7 @@ CPU_FEATURES = {
 
 PACKAGES = (
     "fpc-deploy", "numpy", "hnswlib", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
-    "tensorrt-rtx-cu13-bindings",
+    "tensorrt-rtx-cu13-bindings", "pycuda", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13",
 )  # fmt: skip
 """Distributions whose version decides speed."""
 

@@ -11,13 +11,11 @@ from runtime.bundle import Bundle, MatchSettings
 from runtime.emd import CompactEmd, Emd, FloatEmd
 from runtime.encoder import Features
 from runtime.engines import Engine, open_engine, open_graph
+from runtime.engines.profiles import DECODER_BATCH
 from runtime.gallery.codecs import TokenCodec
 from runtime.gallery.protocol import Candidates, GalleryReader, StoredTokens
 
 log = logging.getLogger(__name__)
-
-_QUERIES_AT_ONCE = 8
-"""Queries that the decoder rebuilds in one run: the tokens of their neighbours are 60 MB at K = 10 of a ViT-B."""
 
 
 @dataclass(frozen=True)
@@ -165,8 +163,8 @@ class Consolidator:
         Where the gallery stores no patches, a neighbour's [cls] stands for its tokens (paper, table 8).
         """
         parts = [
-            self._rebuild(query, neighbours, start, min(start + _QUERIES_AT_ONCE, len(neighbours.entries)))
-            for start in range(0, len(neighbours.entries), _QUERIES_AT_ONCE)
+            self._rebuild(query, neighbours, start, min(start + DECODER_BATCH, len(neighbours.entries)))
+            for start in range(0, len(neighbours.entries), DECODER_BATCH)
         ]
         return np.concatenate(parts) if parts else np.empty_like(query.cls)
 

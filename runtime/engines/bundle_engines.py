@@ -35,8 +35,8 @@ def choose_target(provider: Provider, compute_capabilities: Sequence[str]) -> Ta
     """Return what to build for: the capabilities asked for, or the GPU of this machine.
 
     Raises:
-        EngineError: TensorRT was asked for capabilities, which it cannot build for; TensorRT-RTX does not know one; or
-            none was given and there is no GPU.
+        EngineError: TensorRT was asked for capabilities, which it cannot build for; TensorRT-RTX does not know one,
+            or not that of this machine; or none was given and there is no GPU.
     """
     if not provider.builds_without_gpu:
         if compute_capabilities:
@@ -45,17 +45,18 @@ def choose_target(provider: Provider, compute_capabilities: Sequence[str]) -> Ta
             )
         device = current_device()
         return Target(device=device.name, compute_capabilities=(device.compute_capability,))
-    known = known_capabilities(provider)
-    unknown = [capability for capability in compute_capabilities if capability not in known]
-    if unknown:
-        raise EngineError(
-            f"--compute-capability {','.join(unknown)}: {provider.name} {provider.version} knows {', '.join(known)}"
-        )
     if not compute_capabilities:
         try:
             compute_capabilities = [current_device().compute_capability]
         except EngineError as error:
             raise EngineError(f"{error}; to build here for another machine, give --compute-capability") from error
+    known = known_capabilities(provider)
+    unknown = [capability for capability in compute_capabilities if capability not in known]
+    if unknown:
+        raise EngineError(
+            f"compute capability {', '.join(unknown)}: {provider.name} {provider.version} builds for "
+            f"{', '.join(known)}; for other GPUs there is --provider tensorrt, on the device itself"
+        )
     chosen = sorted(set(compute_capabilities), key=lambda text: [int(part) for part in text.split(".")])
     return Target(device=None, compute_capabilities=tuple(chosen))
 

@@ -7,7 +7,7 @@ import time
 from pydantic import BaseModel, ConfigDict, Field
 
 from runtime.bundle import Bundle
-from runtime.engines.decisions import Facts, recall, remember
+from runtime.engines.decisions import Facts, place_of, recall, remember
 from runtime.engines.selection import ENGINES
 from runtime.engines.trial import built_engines, compare_engine, try_engines
 from runtime.errors import BundleError
@@ -15,8 +15,11 @@ from runtime.machine import describe_machine, versions
 
 log = logging.getLogger(__name__)
 
-DECIDING = ("fpc-deploy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13-bindings")
-"""Packages whose version may change which engine is the fastest."""
+DECIDING = (
+    "fpc-deploy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13-bindings", "pycuda",
+    "nvidia-cudnn-cu12", "nvidia-cudnn-cu13",
+)  # fmt: skip
+"""Packages whose version may change which engine is the fastest, or runs at all."""
 
 
 class Choice(BaseModel):
@@ -82,7 +85,7 @@ def choose_engine(bundle: Bundle, threads: int | None = None) -> Choice:
 def _recall_or_measure(bundle: Bundle, threads: int | None, facts: Facts) -> Choice:
     recalled = recall(Choice, facts)
     if recalled is not None:
-        log.info("%s, measured before", recalled)
+        log.info("%s, measured before; to measure again delete %s", recalled, place_of(Choice, facts))
         return recalled
     log.info("measuring which engine runs %s fastest here: a few seconds, this once", bundle.folder)
     start = time.monotonic()

@@ -31,7 +31,7 @@ def current_device(index: int = 0) -> Device:
     try:
         import pycuda.driver as cuda
     except ModuleNotFoundError as error:
-        raise MissingExtraError("pycuda", "tensorrt") from error
+        raise MissingExtraError("pycuda", "pycuda") from error
     except ImportError as error:  # pycuda is there, the driver's library is not
         raise EngineError(
             f"no NVIDIA driver can be used here: {error}; run with --engine onnxruntime instead"

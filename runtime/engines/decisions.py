@@ -41,7 +41,7 @@ def cache_folder() -> Path | None:
 
 def recall(kind: type[Finding], facts: Facts) -> Finding | None:
     """Return what was found under `facts`; None if nothing was, or if the file is damaged."""
-    path = _path(kind, facts)
+    path = place_of(kind, facts)
     if path is None:
         return None
     try:
@@ -60,7 +60,7 @@ def recall(kind: type[Finding], facts: Facts) -> Finding | None:
 
 def remember(finding: BaseModel, facts: Facts) -> None:
     """Keep `finding` for the next run; the file appears whole or not at all."""
-    path = _path(type(finding), facts)
+    path = place_of(type(finding), facts)
     if path is None:
         return
     text = json.dumps({"facts": _plain(facts), "finding": finding.model_dump(mode="json")}, indent=1)
@@ -72,7 +72,8 @@ def remember(finding: BaseModel, facts: Facts) -> None:
         log.info("what was measured is not kept: %s", error)
 
 
-def _path(kind: type[BaseModel], facts: Facts) -> Path | None:
+def place_of(kind: type[BaseModel], facts: Facts) -> Path | None:
+    """Return the file of what is found under `facts`; None where nothing is kept."""
     folder = cache_folder()
     if folder is None:
         return None

@@ -11,7 +11,8 @@ from typing import Any
 
 from runtime.engines.profiles import Profile, Shape
 from runtime.engines.providers import Provider
-from runtime.errors import EngineError
+from runtime.errors import EngineError, FpcError
+from runtime.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +69,7 @@ class ParsedGraph:
         config = self._configure(profiles, compute_capabilities)
         config.progress_monitor = monitor = _make_monitor(trt, progress)
         if provider.has_timing_cache and timings is not None:
-            cache = config.create_timing_cache(_read_timings(timings))
-            config.set_timing_cache(cache, ignore_mismatch=False)
+            self._use_timings(config, _read_timings(timings))
         memory = self._builder.build_serialized_network(self._network, config)
         del monitor  # TensorRT holds no reference to it
         if memory is None:
@@ -77,7 +77,8 @@ class ParsedGraph:
             raise EngineError(f"{provider.name} {provider.version} cannot build {self._graph}: {reason}")
         if provider.has_timing_cache and timings is not None:
             cache = config.get_timing_cache()
-            _write_timings(timings, bytes(cache.serialize()))
+            if cache is not None:
+                _write_timings(timings, bytes(cache.serialize()))
         return bytes(memory)
 
     def _configure(self, profiles: Sequence[Profile], compute_capabilities: Sequence[str]) -> Any:
@@ -95,6 +96,13 @@ class ParsedGraph:
                 target = getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}")
                 config.set_compute_capability(target, place)
         return config
+
+    def _use_timings(self, config: Any, kept: bytes) -> None:
+        """Let a build use the timings of earlier ones; those of another device or version are begun anew."""
+        cache = config.create_timing_cache(kept)
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+            log.info("the timings of earlier builds do not fit this device and version: they are measured again")
+            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
 
 def known_capabilities(provider: Provider) -> tuple[str, ...]:
@@ -176,6 +184,7 @@ def _read_timings(path: Path) -> bytes:
 def _write_timings(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
+        with whole_file(path) as part:
+            part.write_bytes(content)
+    except (OSError, FpcError) as error:
         log.warning("timings cannot be kept in %s: %s", path, error)

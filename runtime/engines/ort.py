@@ -10,6 +10,7 @@ import numpy as np
 from runtime.engines.protocol import Array, TensorSpec
 from runtime.errors import EngineError, MissingExtraError, first_line
 
+ProviderWithOptions = tuple[str, dict[str, object]]
 UNTRUSTED_BYTES = 2 * 2**30
 """Most memory of all untrusted graphs of a process together. A YOLOX-nano takes 40 MB; a line of a graph may ask for
 whatever the machine has."""
@@ -33,7 +34,7 @@ class OrtEngine:
         self,
         graph: Path,
         threads: int | None = None,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[str | ProviderWithOptions] = ("CPUExecutionProvider",),
         *,
         untrusted: bool = False,
     ) -> None:
@@ -51,7 +52,10 @@ class OrtEngine:
             _register_bounded_memory()
             options.add_session_config_entry("session.use_env_allocators", "1")
         try:
-            self._session: Any = onnxruntime.InferenceSession(graph, options, providers=list(providers))
+            # without its own fallback, which prints to standard output, where events go
+            self._session: Any = onnxruntime.InferenceSession(
+                graph, options, providers=list(providers), enable_fallback=False
+            )
         except Exception as error:  # ONNX Runtime raises a class of its own per status code
             raise EngineError(f"ONNX Runtime cannot load {graph}: {first_line(error)}") from error
         self._graph = graph

@@ -1,20 +1,21 @@
 """ONNX Runtime on a GPU, with inputs and outputs bound to device memory."""
 
+import contextlib
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runtime.engines.ort import OrtEngine
+from runtime.engines.decisions import cache_folder
+from runtime.engines.ort import OrtEngine, ProviderWithOptions
 from runtime.engines.protocol import Array
 from runtime.errors import EngineError, MissingExtraError
 
-PROVIDERS: Mapping[str, tuple[str, ...]] = {
-    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
-}
-"""Execution providers, best first: what one cannot run falls to the next."""
+FIRST = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+"""{backend: the execution provider that is to run all it can}."""
 
 
 class OrtDeviceEngine(OrtEngine):
@@ -24,7 +25,7 @@ class OrtDeviceEngine(OrtEngine):
 
     Args:
         graph: path of the ONNX file.
-        backend: `cuda` or `tensorrt`; the latter compiles in memory at every start.
+        backend: `cuda` or `tensorrt`; the latter compiles at every start, with kept timings.
         threads: threads of what runs on the CPU.
 
     Raises:
@@ -37,15 +38,17 @@ class OrtDeviceEngine(OrtEngine):
             import onnxruntime
         except ImportError as error:
             raise MissingExtraError("onnxruntime-gpu", "gpu") from error
-        providers = PROVIDERS[backend]
-        if providers[0] not in onnxruntime.get_available_providers():
+        first = FIRST[backend]
+        if first not in onnxruntime.get_available_providers():
             raise EngineError(
-                f"this ONNX Runtime has no {providers[0]}: run  pip install 'fpc-deploy[gpu]'  on a machine with an "
+                f"this ONNX Runtime has no {first}: run  pip install 'fpc-deploy[gpu]'  on a machine with an "
                 "NVIDIA GPU, in an environment without the plain onnxruntime package"
             )
-        super().__init__(graph, threads, providers)
-        if self._session.get_providers()[0] != providers[0]:  # ONNX Runtime falls back without an error
-            raise EngineError(f"ONNX Runtime could not start {providers[0]}: check driver, CUDA and cuDNN")
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it misses, and events go to standard output
+            onnxruntime.preload_dlls()  # CUDA and cuDNN that came as packages
+        super().__init__(graph, threads, _providers(backend))
+        if self._session.get_providers()[0] != first:  # ONNX Runtime falls back without an error
+            raise EngineError(f"ONNX Runtime could not start {first}: check driver, CUDA and cuDNN")
         self._backend = backend
         self._bound = BoundSession(self._session, "cuda")
 
@@ -63,6 +66,24 @@ class OrtDeviceEngine(OrtEngine):
             self._bound = BoundSession(self._session, "cuda")  # what is bound now may be half of it
             reason = " ".join(str(error).split())
             raise EngineError(f"ONNX Runtime failed on {self._graph} with inputs {shapes}: {reason}") from error
+
+
+def _providers(backend: str) -> list[str | ProviderWithOptions]:
+    """Execution providers, best first: what one cannot run falls to the next.
+
+    Without TF32, which rounds factors to 10 bits: what a graph keeps in float32 (Sinkhorn, the scores that pruning
+    chooses by) it keeps there on purpose.
+    """
+    others: list[str | ProviderWithOptions] = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+    if backend == "cuda":
+        return others
+    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")  # this provider has no option for it
+    folder, timings = cache_folder(), dict[str, object]()
+    if folder is not None:
+        timings = {"trt_timing_cache_enable": True, "trt_timing_cache_path": str(folder / "timings")}
+        with contextlib.suppress(OSError):
+            (folder / "timings").mkdir(parents=True, exist_ok=True)
+    return [(FIRST[backend], timings), *others]
 
 
 class BoundSession:
@@ -89,9 +110,10 @@ class BoundSession:
             known, held = self._held.get(name, ((), None))
             if known == kind:
                 held.update_inplace(given)
-                continue
-            held = onnxruntime.OrtValue.ortvalue_from_numpy(given, self._device, 0)
-            self._held[name] = (kind, held)
+            else:
+                held = onnxruntime.OrtValue.ortvalue_from_numpy(given, self._device, 0)
+                self._held[name] = (kind, held)
+            # also what is bound already: where its first reader runs on the CPU, binding is what copies it there
             self._binding.bind_ortvalue_input(name, held)
         for name in self._names:
             self._binding.bind_output(name, self._device, 0)  # anew each time: the shape may be another

@@ -29,6 +29,8 @@ DYNAMIC_AXES: Mapping[str, str] = {
 }
 """Names of the leading axes of each input (design section 3); the axes that follow are constants of the graph."""
 MAX_BATCH = 1024
+DECODER_BATCH = 8
+"""Most queries of one run of the decoder: the tokens of their neighbours are 60 MB at K = 10 of a ViT-B."""
 MATCHER_BATCHES = (1,)
 """The matcher runs once a query: its candidates are 74 MB (100 x 242 x 768 float32) and no two queries share them."""
 
@@ -62,10 +64,11 @@ class ShapePlan:
     ) -> "ShapePlan":
         """Make a plan from a bundle's matching settings; candidates and neighbours override them."""
         matching = manifest.matching
+        most = matching.neighbours if neighbours is None else neighbours
         return cls(
             batches=tuple(sorted(set(batches))),
-            candidates=matching.refine if candidates is None else candidates,
-            neighbours=matching.neighbours if neighbours is None else neighbours,
+            candidates=max(most, matching.refine if candidates is None else candidates),  # as `Matcher` asks for
+            neighbours=most,
             patches=manifest.model.patches,
         )
 
@@ -79,7 +82,9 @@ class ShapePlan:
         Raises:
             EngineError: an input that no bundle has.
         """
-        batches = MATCHER_BATCHES if graph == "matcher" else self.batches
+        batches: Sequence[int] = MATCHER_BATCHES if graph == "matcher" else self.batches
+        if graph == "decoder":
+            batches = sorted({min(batch, DECODER_BATCH) for batch in self.batches})
         return tuple({name: self._span(name, shape, batch) for name, shape in inputs.items()} for batch in batches)
 
     def _span(self, name: str, shape: Shape, batch: int) -> Span:

@@ -18,6 +18,8 @@ ENGINES = (
     "tensorrt",
     "tensorrt-rtx",
 )
+ON_CPU = ("onnxruntime", "openvino", "openvino-bf16")
+"""Those that run on the CPU, where threads count."""
 REFERENCE = "onnxruntime"
 """The engine that bundles are proved in, and that others are compared with. It runs everywhere."""
 MOVING = {"openvino-bf16": "openvino"}

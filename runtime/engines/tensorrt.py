@@ -4,7 +4,8 @@ What costs time to allocate is allocated once, for the largest shapes the engine
 buffers, the stream and the execution context.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from runtime.engines.engine_file import Header, Wanted, find_engine, read_payloa
 from runtime.engines.profiles import Profile, Shape, profile_for
 from runtime.engines.protocol import Array, TensorSpec
 from runtime.engines.providers import load_provider
-from runtime.errors import EngineError
+from runtime.errors import EngineError, first_line
 
 
 class TensorRTEngine:
@@ -46,11 +47,8 @@ class TensorRTEngine:
         self._bundle, self._provider, self._path = graph.parent, provider, path
         self._profiles = header.identity.profiles
         self._cuda_context = device.handle.retain_primary_context()
-        self._cuda_context.push()
-        try:
+        with self._on_device("load"):
             self._load(header, device)
-        finally:
-            self._cuda_context.pop()
 
     @property
     def name(self) -> str:
@@ -73,14 +71,24 @@ class TensorRTEngine:
         batch = len(next(iter(inputs.values())))
         largest = max(span[2][0] for span in self._profiles[-1].values())
         slices = [slice(start, start + largest) for start in range(0, batch, largest)]
-        self._cuda_context.push()
-        try:
+        with self._on_device("run"):
             parts = [self._run_part({name: value[part] for name, value in inputs.items()}) for part in slices]
-        finally:
-            self._cuda_context.pop()
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    @contextmanager
+    def _on_device(self, doing: str) -> Iterator[None]:
+        """Let the block use the GPU, in whatever thread; what the GPU or its driver refuses is an EngineError."""
+        self._cuda_context.push()
+        try:
+            yield
+        except EngineError:
+            raise
+        except Exception as error:  # pycuda has a class per cause, out of memory one of them; TensorRT a RuntimeError
+            raise EngineError(f"{self._provider.name} cannot {doing} {self._path}: {first_line(error)}") from error
+        finally:
+            self._cuda_context.pop()
 
     def _load(self, header: Header, device: Device) -> None:
         import pycuda.driver as cuda
@@ -98,11 +106,16 @@ class TensorRTEngine:
         self._engine, self._cuda = engine, cuda
         self._stream = cuda.Stream()
         context = self._context = engine.create_execution_context()
+        if context is None:
+            raise EngineError(f"{self._path} gets no execution context: is there enough memory on {device.name}?")
         self._profile = 0  # the one a new context has
         names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
         self._buffers = {name: _Buffer(trt, cuda, engine, name, self._most(name)) for name in names}
+        self._set_addresses()
+
+    def _set_addresses(self) -> None:
         for name, buffer in self._buffers.items():
-            context.set_tensor_address(name, int(buffer.device))
+            self._context.set_tensor_address(name, int(buffer.device))
 
     def _most(self, name: str) -> Shape:
         """Largest shape of an input; of an output, its own with the batch, candidates and neighbours of the inputs'."""
@@ -137,6 +150,7 @@ class TensorRTEngine:
         if index != self._profile:
             context.set_optimization_profile_async(index, stream.handle)
             self._profile = index
+            self._set_addresses()  # nothing promises that they outlast the switch
         for name, value in inputs.items():
             buffer = self._buffers[name]
             host = buffer.host[: value.size]

@@ -4,6 +4,7 @@ All of them encode the same crops by turns, so that whatever else the machine do
 that are timed are the answers that are compared.
 """
 
+import contextlib
 import importlib.util
 import math
 import time
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle import Bundle
 from runtime.engines.protocol import Array
-from runtime.engines.selection import MOVING, REFERENCE, open_engine
+from runtime.engines.selection import MOVING, ON_CPU, REFERENCE, open_engine
 from runtime.errors import EngineError, MissingExtraError
 from runtime.images import read_image, resize
 from runtime.machine import usable_cores
@@ -153,7 +154,7 @@ def try_engines(bundle: Bundle, threads: int | None = None) -> Trial:
     else:
         chosen, taken, refused = reference, {}, {}
     taken = {reference.label: reference.milliseconds, **taken}
-    if threads is None and time.monotonic() - start < BUDGET_S:
+    if threads is None and chosen.engine in ON_CPU and time.monotonic() - start < BUDGET_S:
         chosen = _with_fewer_threads(chosen, crops[: 2 * _EARLY_TURNS], taken)
     return Trial(chosen.engine, chosen.threads, taken, refused, complete=NO_TIME not in refused.values())
 
@@ -203,9 +204,7 @@ def installed_engines(bundle: Bundle) -> list[str]:
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         found.append("onnxruntime-cuda")
-    if built_engines(bundle):
-        found += [name for name in ("tensorrt", "tensorrt-rtx") if any(name in file for file in built_engines(bundle))]
-    return found
+    return found + sorted(_built_providers(bundle))
 
 
 def built_engines(bundle: Bundle) -> list[str]:
@@ -214,6 +213,17 @@ def built_engines(bundle: Bundle) -> list[str]:
 
     folder = bundle.folder / FOLDER
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _built_providers(bundle: Bundle) -> set[str]:
+    """`tensorrt` or `tensorrt-rtx`, where engines of theirs lie beside the graphs, for whatever device."""
+    from runtime.engines.engine_file import FOLDER, SUFFIX, read_header
+
+    found = set()
+    for path in (bundle.folder / FOLDER).glob(f"*{SUFFIX}"):
+        with contextlib.suppress(EngineError):
+            found.add(read_header(path).identity.provider)
+    return found
 
 
 def _try_others(

@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -23,14 +24,16 @@ def command_lines() -> list[str]:
 
 def test_the_page_shows_building_and_calibrating() -> None:
     commands = {line.split()[1] for line in command_lines()}
-    assert {"build", "calibrate", "doctor", "run"} <= commands
+    assert {"build", "calibrate", "doctor", "index", "run"} <= commands
 
 
 @pytest.mark.parametrize("line", command_lines())
 def test_commands_and_options_exist(line: str) -> None:
     words = shlex.split(line)
-    group = typer.main.get_command(app)
-    commands = group.commands  # type: ignore[attr-defined]
-    assert words[1] in commands
-    known = {option for parameter in commands[words[1]].params for option in parameter.opts} | {"--help"}
+    command: Any = typer.main.get_command(app)
+    for word in words[1:3]:
+        if hasattr(command, "commands"):
+            assert word in command.commands
+            command = command.commands[word]
+    known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known

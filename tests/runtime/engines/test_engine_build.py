@@ -10,11 +10,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from runtime.bundle import Bundle, GraphName
+from runtime.engines import bundle_engines
 from runtime.engines.bundle_engines import GRAPHS, build_engines, build_graph, choose_target
+from runtime.engines.cuda_device import Device
 from runtime.engines.engine_build import ParsedGraph
 from runtime.engines.engine_file import FOLDER, Target, read_header, read_payload
 from runtime.engines.profiles import ShapePlan
 from runtime.engines.providers import Provider, load_provider
+from runtime.engines.trial import installed_engines
 from runtime.errors import EngineError
 
 
@@ -94,6 +97,20 @@ def test_what_is_there_is_not_built_again(copy_of: Callable[[str], Bundle], rtx:
     assert not list((bundle.folder / FOLDER).glob("*.part"))
 
 
+def test_what_is_built_here_is_found_by_auto(copy_of: Callable[[str], Bundle], rtx: Provider) -> None:
+    bundle = copy_of("fp32")
+    assert not {"tensorrt", "tensorrt-rtx"} & set(installed_engines(bundle))
+    build_graph(bundle, "decoder", rtx, choose_target(rtx, ["8.6"]), plan_of(bundle, 1))
+    (bundle.folder / FOLDER / "other.engine").write_bytes(b"damaged")
+    assert {"tensorrt", "tensorrt-rtx"} & set(installed_engines(bundle)) == {"tensorrt-rtx"}
+
+
+def test_a_gpu_that_rtx_does_not_know_is_told(rtx: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_engines, "current_device", lambda: Device("NVIDIA H100", "9.0", None))
+    with pytest.raises(EngineError, match=r"compute capability 9\.0: .* there is --provider tensorrt"):
+        choose_target(rtx, ())
+
+
 def test_progress_is_visible_and_complete(copy_of: Callable[[str], Bundle], rtx: Provider) -> None:
     seen: list[tuple[str, str | None, int, int]] = []
     bundle = copy_of("fp32")
@@ -168,7 +185,7 @@ def test_a_file_that_is_no_graph_is_refused(rtx: Provider, tmp_path: Path) -> No
 
 
 def test_unknown_capabilities_are_refused(rtx: Provider) -> None:
-    with pytest.raises(EngineError, match=r"--compute-capability 8\.7: tensorrt-rtx .* knows .*8\.6, 8\.9"):
+    with pytest.raises(EngineError, match=r"compute capability 8\.7: tensorrt-rtx .* builds for .*8\.6, 8\.9"):
         choose_target(rtx, ["8.7"])
 
 

@@ -34,6 +34,18 @@ def test_another_rank_fits_no_profile() -> None:
     assert profile_for(PLAN.profiles("gallery_encoder", {"camera": (-1,)}), {"camera": (1, 1)}) is None
 
 
+def test_the_decoder_is_built_for_the_queries_it_is_given() -> None:
+    plan = ShapePlan((1, 8, 32), 100, 10, 242)
+    assert [one["neighbour_mask"][2] for one in plan.profiles("decoder", {"neighbour_mask": (-1, -1)})] == [
+        (1, 10),
+        (8, 10),
+    ]
+
+
+def test_there_are_as_many_candidates_as_neighbours_need(tiny_bundle: Bundle) -> None:
+    assert ShapePlan.of(tiny_bundle.manifest, (1,), candidates=5, neighbours=20).candidates == 20
+
+
 def test_defaults_come_from_the_bundle(tiny_bundle: Bundle) -> None:
     matching = tiny_bundle.manifest.matching
     plan = ShapePlan.of(tiny_bundle.manifest, (8, 1, 8), neighbours=7)
