@@ -39,7 +39,7 @@ def write(change: Change, actor: str | None, action: str, ids: Sequence[int], re
 
 def redact(change: Change, names: Iterable[str]) -> None:
     """Take names of identities out of the reasons and actors written so far."""
-    names = list(names)
+    names = sorted(names, key=len, reverse=True)  # "Ann Lee" before "Ann", which is part of it
     if not names:
         return
     pattern = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in names))

@@ -7,6 +7,8 @@ committed changes, without a word; the note is what tells.
 """
 
 import contextlib
+import logging
+import os
 import sqlite3
 import struct
 import time
@@ -16,7 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.errors import GalleryError
-from runtime.gallery.disk import Disk
+from runtime.gallery.disk import Disk, open_plain
+
+log = logging.getLogger(__name__)
 
 DATABASE_NAME = "gallery.db"
 _BETWEEN_RENAMES_S = 0.05
@@ -88,7 +92,8 @@ class Catalogue:
         self.folder = folder
         self.path = folder / DATABASE_NAME
         self._disk = disk
-        self.connection = _connect(self.path, writable)
+        self._noted = self.read_note()
+        self.connection, self._frozen = _connect(self.path, writable)
         self._file = _file_of(self.path)
         try:
             self._check_schema()
@@ -122,6 +127,22 @@ class Catalogue:
         """
         if _file_of(self.path) != self._file:
             raise GalleryError(f"{self.folder} was replaced or removed while in use: start again to use what is there")
+
+    def reopen_if_frozen(self) -> None:
+        """Look again where the database was opened as one that never changes, for want of permission, and has changed.
+
+        Without permission to write beside it SQLite can neither lock it nor be told of changes.
+        """
+        if not self._frozen or (noted := self.read_note()) == self._noted:
+            return
+        try:
+            connection, frozen = _connect(self.path, writable=False)
+        except GalleryError as error:
+            log.warning("%s has changed and is being written; its changes are not seen until that ends", self.folder)
+            log.debug("%s", error)
+            return
+        self.connection.close()
+        self.connection, self._frozen, self._noted = connection, frozen, noted
 
     def close(self) -> None:
         """Close the connection; the last one to close folds the WAL into the database."""
@@ -193,7 +214,7 @@ class Catalogue:
     def read_note(self) -> tuple[int, int, int] | None:
         """Return (change, entries, checksum) of the note, or None where it is missing or damaged."""
         try:
-            with (self.folder / NOTE_NAME).open("rb") as file:
+            with os.fdopen(open_plain(self.folder / NOTE_NAME), "rb") as file:
                 content = file.read(_NOTE.size + 1)
         except OSError:
             return None
@@ -261,7 +282,8 @@ def _file_of(path: Path) -> tuple[int, int] | None:
     return None
 
 
-def _connect(path: Path, writable: bool) -> sqlite3.Connection:
+def _connect(path: Path, writable: bool) -> tuple[sqlite3.Connection, bool]:
+    """Return a connection, and whether it takes the database for one that never changes."""
     if not path.is_file() or path.is_symlink():
         raise GalleryError(f"{path.parent} is not a gallery: it holds no {path.name}; make one with `index build`")
     connection = None
@@ -289,4 +311,4 @@ def _connect(path: Path, writable: bool) -> sqlite3.Connection:
         connection.execute(f"PRAGMA {pragma}")
     for pragma in ("synchronous=FULL", "secure_delete=ON") if writable else ("query_only=ON",):
         connection.execute(f"PRAGMA {pragma}")
-    return connection
+    return connection, mode == "immutable=1"

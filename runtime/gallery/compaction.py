@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from runtime.errors import GalleryError
 from runtime.gallery import audit
 from runtime.gallery.folding import fold
 from runtime.gallery.follower import Follower
@@ -119,6 +120,11 @@ def _copy(writer: Writer, rows: Rows, segments: dict[int, Segment], target: int)
     """Write the records of `rows`, as they are, to a new segment."""
     vectors, tokens = [], []
     for number, slot in zip(rows.segment.tolist(), rows.slot.tolist(), strict=True):
+        if slot >= segments[number].slots:
+            raise GalleryError(
+                f"{writer.folder}: the record in slot {slot} of segment {number} is cut off, nothing was rewritten; "
+                f"run `fpc-deploy index verify --repair {writer.folder}`, then compact again"
+            )
         vector, token = segments[number].record(slot)
         vectors.append(vector)
         tokens.append(token)

@@ -4,11 +4,26 @@ A test substitutes a `Disk` whose primitives (`write`, `sync`, `rename`) fail; n
 """
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 PARTIAL_SUFFIX = ".partial"
+
+
+def open_plain(path: Path) -> int:
+    """Open a plain file for reading, neither through a link nor a pipe that nobody writes to; return its descriptor.
+
+    Raises:
+        OSError: there is none.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return fd
 
 
 class Disk:

@@ -108,7 +108,10 @@ class Follower:
         """
         with self._lock:
             started = time.monotonic()
+            # what went is let go of here, or deleted segments would stay mapped until the next removal
+            self._gone = tuple(one for one in self._gone if one[0] >= started - _GRACE_SECONDS)
             self._catalogue.check_in_place()
+            self._catalogue.reopen_if_frozen()
             changed = self._read_changes()
             if not changed and self.current.rows.next_expiry <= time.time():
                 self._publish()
@@ -143,8 +146,9 @@ class Follower:
         for row in self._graphs_wanted():
             try:
                 graph = read_graph(self.folder, row, self.current)
-            except (GalleryError, OSError) as error:
-                log.warning("%s: %s; searching exactly: `index verify --repair` rebuilds it", self.folder, error)
+            except Exception as error:  # hnswlib's too, and a MemoryError: tried again at each search, it would stall
+                reason = f"{type(error).__name__}: {error}"
+                log.warning("%s: %s; searching exactly: `index verify --repair` rebuilds it", self.folder, reason)
                 self._refused.add(row)
                 continue
             with self._lock:

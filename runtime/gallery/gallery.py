@@ -23,7 +23,7 @@ from runtime.errors import GalleryError, GalleryMismatchError
 from runtime.gallery import audit, compaction, folding, interchange, verification
 from runtime.gallery.catalogue import FORMAT, PLAIN_FORMAT, Catalogue, Head
 from runtime.gallery.codecs import FULL_TOKENS, TokenCodec, coordinates_of, read_codec
-from runtime.gallery.disk import Disk
+from runtime.gallery.disk import Disk, open_plain
 from runtime.gallery.follower import Follower
 from runtime.gallery.protocol import Candidates, Entry, StoredTokens, Tokens
 from runtime.gallery.records import (
@@ -253,8 +253,13 @@ class Gallery:
         return self._follower.holding(np.asarray(ids, np.int64)).entries(ids)
 
     def holder_of(self, content_hash: str) -> tuple[int, str] | None:
-        """Id and identity of the entry with this content hash, or None."""
-        return self._known_hashes().get(content_hash)
+        """Id and identity of the entry with this content hash; None also where its time is over: `add` replaces it."""
+        found = self._known_hashes().get(content_hash)
+        if found is None:
+            return None
+        rows = self._follower.rows
+        (position,), (known,) = rows.find(np.array(found[:1], np.int64))
+        return found if known and rows.expires[position] > time.time() else None
 
     def snapshot(self) -> Snapshot:
         """The gallery as it is now, not older than `settings.refresh_seconds`; it does not change any more.
@@ -311,6 +316,7 @@ class Gallery:
         writer = self._writable()
         with reported(self.folder):
             batch = check_batch(self.layout, records, cls, descriptor, patches)
+            self._remove_expired(actor)  # whoever is enrolled again is new
             result = writer.add(batch, self._known_hashes(), actor, reason)
             self._follower.follow()
             if fold:
@@ -352,7 +358,7 @@ class Gallery:
             rows = self._follower.rows
             keep = np.ones(len(rows), bool)
             if entries is not None:
-                chosen = rows.positions(np.fromiter(entries, np.int64))
+                chosen = rows.positions(_ids(entries))
                 keep = np.isin(np.arange(len(rows)), chosen)
             for column, wanted in ((0, identity), (1, camera)):
                 if wanted is not None:
@@ -378,8 +384,7 @@ class Gallery:
         """Give space back, and take every byte of removed entries off the disk; readers go on meanwhile."""
         writer = self._writable()
         with reported(self.folder):
-            if (self._follower.rows.expires <= time.time()).any():
-                self.remove(expired=True, actor=actor, reason="time to live is over")
+            self._remove_expired(actor)
             return compaction.compact(writer, self._follower, self.settings, actor, reason)
 
     def verify(self, *, repair: bool = False, actor: str | None = None, recall_queries: int = 100) -> Verification:
@@ -457,6 +462,10 @@ class Gallery:
         """State of the database as of the last refresh."""
         return self._follower.head
 
+    def _remove_expired(self, actor: str | None) -> None:
+        if self._follower.rows.next_expiry <= time.time():
+            self.remove(expired=True, actor=actor, reason="time to live is over")
+
     def _writable(self) -> Writer:
         if self._writer is None:
             raise GalleryError(f"{self.folder} was opened for reading: open it with writable=True")
@@ -475,6 +484,13 @@ class Gallery:
             return self._hashes
 
 
+def _ids(entries: Iterable[int]) -> NDArray[np.int64]:
+    try:
+        return np.fromiter(entries, np.int64)
+    except OverflowError as error:
+        raise GalleryError(f"there is no entry of so large a number: {error}") from error
+
+
 @contextlib.contextmanager
 def reported(folder: Path) -> Iterator[None]:
     """Turn what the disk and the database raise into a `GalleryError` that names the gallery."""
@@ -484,6 +500,8 @@ def reported(folder: Path) -> Iterator[None]:
         raise GalleryError(
             f"{folder}: {error.strerror or error}: nothing was changed by the step that failed"
         ) from error
+    except UnicodeEncodeError as error:
+        raise GalleryError(f"{folder}: {error.object[:40]!r} is not Unicode text: nothing was changed") from error
     except (sqlite3.Error, UnicodeDecodeError) as error:  # sqlite3 stumbles over its own message on a damaged schema
         raise GalleryError(
             f"{folder}: its database fails ({error}); check the disk, then run `fpc-deploy index verify {folder}`"
@@ -531,6 +549,5 @@ def _codec(folder: Path, catalogue: Catalogue, facts: dict[str, str], dimension:
 
 
 def _read_basis(path: Path, size: int) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
+    with os.fdopen(open_plain(path), "rb") as file:
         return file.read(size + 1)

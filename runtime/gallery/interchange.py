@@ -1,6 +1,8 @@
 """A way out of a gallery and in again: a .npz file that numpy alone can read, and merging."""
 
+import math
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -47,10 +49,12 @@ def import_npz(gallery: "Gallery", path: Path, actor: str | None, reason: str) -
     """Add the entries of a file that `export_npz` wrote; see `Gallery.import_from`."""
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("`index export` compresses nothing, this file is compressed")  # and may be a bomb
             return _import(gallery, path, archive, actor, reason)
     except OSError as error:
         raise GalleryError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, RuntimeError) as error:  # encrypted, say
         raise GalleryError(f"{path} is not an exported gallery: {error}") from error
 
 
@@ -82,6 +86,8 @@ def add_from(gallery: "Gallery", snapshot: Snapshot, actor: str | None, reason: 
 
 def _import(gallery: "Gallery", path: Path, archive: zipfile.ZipFile, actor: str | None, reason: str) -> AddResult:
     columns = {name: _read(archive, name) for name in ("binding", "expires_at", *_TEXTS)}
+    if len({columns[name].shape for name in ("expires_at", *_TEXTS)}) != 1 or columns["identity"].ndim != 1:
+        raise ValueError("its columns are not of one length")
     try:
         _check_binding(gallery, Binding.model_validate_json(str(columns["binding"])), str(path))
     except ValidationError as error:
@@ -158,14 +164,25 @@ def _stream(
 
 def _read(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     with archive.open(f"{name}.npy") as file:
+        shape, _, kind = _header(file)
+        held = archive.getinfo(f"{name}.npy").file_size - file.tell()
+        if math.prod(shape) * kind.itemsize > held:
+            raise ValueError(f"its {name} claims {kind} {shape} and has {held} bytes")
+        file.seek(0)
         found: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
         return found
 
 
-def _expect(file: IO[bytes], shape: tuple[int, ...], dtype: type) -> None:
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it is in Fortran order, and type of the array that a .npy file claims to hold."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_2_0 if version >= (2, 0) else np.lib.format.read_array_header_1_0
-    found, fortran, kind = read(file)
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(file)
+    return found
+
+
+def _expect(file: IO[bytes], shape: tuple[int, ...], dtype: type) -> None:
+    found, fortran, kind = _header(file)
     if found != shape or fortran or kind != np.dtype(dtype):
         raise ValueError(f"it holds {kind} {found} where this gallery takes {np.dtype(dtype)} {shape}")
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import GalleryError
+from runtime.gallery.disk import open_plain
 from runtime.gallery.records import SPACES, Layout, Space
 
 VECTORS_NAME = "vectors-{:06d}.bin"
@@ -141,7 +142,7 @@ def _map(path: Path, record_bytes: int) -> mmap.mmap | bytes:
         GalleryError: it is a link, or cannot be read.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = open_plain(path)
     except FileNotFoundError:
         return b""
     except OSError as error:

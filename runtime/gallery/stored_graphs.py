@@ -11,6 +11,7 @@ import numpy as np
 from runtime.errors import GalleryError
 from runtime.gallery import graph_file
 from runtime.gallery.catalogue import Catalogue, seal
+from runtime.gallery.disk import open_plain
 from runtime.gallery.graph import Graph, reduced
 from runtime.gallery.graph_file import GRAPH_NAME
 from runtime.gallery.records import SPACES, Space
@@ -67,7 +68,7 @@ def read_graph(folder: Path, row: GraphRow, snapshot: Snapshot) -> Graph:
 def _content(folder: Path, row: GraphRow) -> bytes:
     path = folder / GRAPH_NAME.format(row.space, row.change)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = open_plain(path)
     except OSError as error:
         raise GalleryError(f"{path.name} cannot be read: {error.strerror}") from error
     with os.fdopen(fd, "rb") as file:

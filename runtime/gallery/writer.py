@@ -6,6 +6,7 @@ off when the gallery is next opened for writing.
 """
 
 import hashlib
+import math
 import os
 import socket
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from runtime.errors import GalleryError
 from runtime.gallery import audit
 from runtime.gallery.catalogue import Catalogue, Change
-from runtime.gallery.disk import PARTIAL_SUFFIX, Disk
+from runtime.gallery.disk import PARTIAL_SUFFIX, Disk, open_plain
 from runtime.gallery.graph_file import GRAPH_NAME
 from runtime.gallery.records import AddResult, Layout, NewEntry, Settings
 from runtime.gallery.rows import Row
@@ -28,6 +29,7 @@ from runtime.gallery.segments import TOKENS_NAME, VECTORS_NAME, record_crc
 
 LOCK_NAME = "write.lock"
 HOLDER_NAME = "write.holder"
+_LONGEST_HOLDER = 1000
 
 
 def lock_for_writing(folder: Path, settings: Settings) -> FileLock:
@@ -42,7 +44,8 @@ def lock_for_writing(folder: Path, settings: Settings) -> FileLock:
         lock.acquire()
     except Timeout as error:
         try:
-            holder = (folder / HOLDER_NAME).read_text(encoding="utf-8").strip()
+            with os.fdopen(open_plain(folder / HOLDER_NAME), encoding="utf-8", errors="replace") as file:
+                holder = file.read(_LONGEST_HOLDER).strip()
         except OSError:
             holder = "another process"
         raise GalleryError(
@@ -51,7 +54,13 @@ def lock_for_writing(folder: Path, settings: Settings) -> FileLock:
     except OSError as error:
         raise GalleryError(f"{folder} cannot be written: {error.strerror}") from error
     holder = f"process {os.getpid()} of {audit.user()} on {socket.gethostname()} since {audit.now()}"
-    (folder / HOLDER_NAME).write_text(holder, encoding="utf-8")
+    try:
+        fd = os.open(folder / HOLDER_NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(holder)
+    except OSError as error:
+        lock.release()
+        raise GalleryError(f"{folder / HOLDER_NAME} cannot be written: {error.strerror or error}") from error
     return lock
 
 
@@ -289,6 +298,10 @@ def _filled(record: NewEntry, vectors: NDArray[np.float32], now: str) -> NewEntr
         raise GalleryError(f"{record.source!r} is not Unicode text: {error.reason}") from error
     digest = record.content_hash or hashlib.sha256(record.identity.encode() + vectors.tobytes()).hexdigest()
     expires = None if record.expires_at is None else float(record.expires_at)
+    if expires == math.inf:  # never, which the database has no number for
+        expires = None
+    elif expires is not None and not math.isfinite(expires):
+        raise GalleryError(f"{record.source or 'an image'} expires at {expires}: give seconds since 1970, or None")
     return replace(record, content_hash=digest, expires_at=expires, added_at=utc(record.added_at or now))
 
 
