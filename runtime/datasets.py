@@ -101,6 +101,16 @@ def _images(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def _is_header(path: Path, cells: list[str]) -> bool:
+    """Whether these are the names of the columns; raises SourceError where their order is another."""
+    names = [cell.lower() for cell in cells]
+    if names[0] != "path" and "identity" not in names:
+        return False
+    if names != ["path", "identity", "camera"][: len(names)] or len(names) < 2:
+        raise SourceError(f"{path} line 1: expected the columns path,identity,camera, found {','.join(cells)!r}")
+    return True
+
+
 def _from_csv(path: Path) -> Iterator[LabelledImage]:
     if path.suffix.lower() != ".csv":
         raise SourceError(f"{path} is neither a folder nor a .csv file: {_LAYOUTS}")
@@ -108,7 +118,7 @@ def _from_csv(path: Path) -> Iterator[LabelledImage]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for number, row in enumerate(csv.reader(file, strict=True), 1):
                 cells = [cell.strip() for cell in row]
-                if not any(cells) or (number == 1 and cells[0].lower() == "path"):
+                if not any(cells) or (number == 1 and _is_header(path, cells)):
                     continue
                 if len(cells) not in {2, 3} or not cells[0] or not cells[1]:
                     raise SourceError(f"{path} line {number}: expected path,identity,camera, found {','.join(row)!r}")

@@ -1,8 +1,10 @@
 """From a query's token memory to its K nearest gallery neighbours: cosine first, then EMD on the best candidates."""
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -245,7 +247,11 @@ def _runs_compact(bundle: Bundle, engine: str, codec: TokenCodec) -> bool:
         return False
     if bundle.has_compact:
         return True
-    log.warning(
-        "bundle %s has no compact graphs, or old ones: export it again to match this gallery faster", bundle.folder
-    )
+    _advise_export(bundle.folder)
     return False
+
+
+@functools.cache
+def _advise_export(folder: Path) -> None:
+    """Say it once: every batch asks."""
+    log.warning("bundle %s has no compact graphs, or old ones: export it again to match this gallery faster", folder)

@@ -42,10 +42,10 @@ class Identification:
         identity: of the nearest gallery entry, or None if `status` is "unknown".
         status: "known", or "unknown" where a similarity is below the settings' least.
         similarity: cosine of the consolidated descriptor with the nearest entry's descriptor; without a decoder,
-            1 - distance of the nearest neighbour.
+            1 - distance of the nearest neighbour. NaN where nothing could be compared.
         own_similarity: largest cosine of the crop's own descriptor, before consolidation, with the descriptor of an
             entry of that person, among the neighbours and the nearest entry. Low for a stranger, whom consolidation
-            draws near to somebody.
+            draws near to somebody. NaN likewise.
         neighbours: the K entries that rebuilt the query, nearest first.
         kept: (P,) int64 places of the surviving patches in the row-major patch grid.
     """
@@ -103,6 +103,7 @@ class Pipeline:
         _check_graph_constants(bundle, self.settings)
         self._cameras = bundle.manifest.cameras
         self._unknown_cameras: set[str] = set()
+        self._said_empty = False
         resolve_engine(bundle, "query_encoder", engine, threads)  # measures, where it has to, while nothing else runs
         # To read, hash and compile the graphs is most of a start: they are opened side by side.
         with ThreadPoolExecutor(3, "open") as pool:
@@ -159,14 +160,35 @@ class Pipeline:
             yield query
 
     def match(self, query: Features, times: StageTimes | None = None) -> list[Identification]:
-        """The second half of `identify`: find the gallery neighbours of encoded queries, consolidate, rank."""
+        """The second half of `identify`: find the gallery neighbours of encoded queries, consolidate, rank.
+
+        Nobody is known where the gallery has become empty, as when the time of all its entries is over, and no crop
+        whose features are not finite or zero (half precision overflows): a camera need not stop for that.
+        """
         times = times or StageTimes()
+        sound = _sound(query)
+        if not sound.all():
+            log.warning("%d of %d crops have features that are no use: they are unknown", (~sound).sum(), len(sound))
+        answers = iter(self._match_sound(_chosen(query, sound), times) if sound.any() else [])
+        kept = np.empty((len(sound), 0), np.int64) if query.kept is None else query.kept
+        return [next(answers) if good else _nobody(place) for good, place in zip(sound.tolist(), kept, strict=True)]
+
+    def _match_sound(self, query: Features, times: StageTimes) -> list[Identification]:
         try:
             return self._describe(query, *self._match(query, times), times)
         except GalleryError as error:
+            if not len(self.gallery):
+                return self._without_gallery(query, error)
             # an entry whose tokens fail their checksum is left out from now on: a camera need not stop for it
             log.warning("matching once more: %s", error)
             return self._describe(query, *self._match(query, times), times)
+
+    def _without_gallery(self, query: Features, error: GalleryError) -> list[Identification]:
+        if not self._said_empty:
+            log.warning("nobody is known until somebody is added: %s", error)
+        self._said_empty = True
+        kept = np.empty((len(query.cls), 0), np.int64) if query.kept is None else query.kept
+        return [_nobody(place) for place in kept]
 
     def _match(self, query: Features, times: StageTimes) -> tuple[Neighbours, Candidates]:
         with times.stage("search"):
@@ -221,6 +243,25 @@ class Pipeline:
             )
         self._unknown_cameras |= strange
         return np.array([self._cameras.index_of(name) for name in names], np.int64)
+
+
+def _sound(query: Features) -> NDArray[np.bool_]:
+    """(B,) whether a query can be compared with anything."""
+    good = np.isfinite(query.patches).all(axis=(1, 2))
+    for vectors in (query.cls, query.descriptor):
+        good &= np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)
+    return np.asarray(good)
+
+
+def _chosen(query: Features, rows: NDArray[np.bool_]) -> Features:
+    if rows.all():
+        return query
+    kept = None if query.kept is None else query.kept[rows]
+    return Features(query.cls[rows], query.patches[rows], query.descriptor[rows], kept)
+
+
+def _nobody(kept: NDArray[np.int64]) -> Identification:
+    return Identification(None, "unknown", float("nan"), float("nan"), (), kept)
 
 
 def _read_vectors(gallery: GalleryReader, dimension: int) -> None:

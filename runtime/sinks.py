@@ -6,12 +6,15 @@ line at the very end after a power cut or SIGKILL (Linux may stop a dying proces
 run leaves it as it is and goes on with a new line.
 """
 
+import contextlib
 import errno
+import fcntl
 import logging
 import os
 import stat
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -151,15 +154,30 @@ def _size_of_torn_file(path: Path) -> int | None:
 
 def _append(file: int, line: bytes) -> None:
     """Write all of `line`, or nothing of it where the file is a regular one."""
-    status = os.fstat(file)
-    written = 0
+    with _alone(file):
+        status = os.fstat(file)
+        written = 0
+        try:
+            while written < len(line):  # a second turn happens on pipes and nearly full disks only
+                written += os.write(file, line[written:])
+        except OSError as error:
+            if written and error.errno != errno.EPIPE and stat.S_ISREG(status.st_mode):
+                os.ftruncate(file, status.st_size)
+            raise
+
+
+@contextlib.contextmanager
+def _alone(file: int) -> Iterator[None]:
+    """Keep other processes from writing to the file, whose lines would go with ours where it is cut off."""
     try:
-        while written < len(line):  # a second turn happens on pipes and nearly full disks only
-            written += os.write(file, line[written:])
-    except OSError as error:
-        if written and error.errno != errno.EPIPE and stat.S_ISREG(status.st_mode):
-            os.ftruncate(file, status.st_size)
-        raise
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:  # a pipe, or a network disk without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _write_to_standard_output(line: bytes) -> None:

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: small seeded models exported for real, once a session."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def seeded_model(config: ModelConfig = TINY, seed: int = 0) -> FPCModel:
         head.bottleneck.running_mean.normal_(0, 0.05)  # type: ignore[union-attr]
         head.bottleneck.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
     return model.eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_works() -> None:
+    """Whoever starts the suite in the background has SIGINT ignored, and so would all that the tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -75,10 +75,22 @@ def test_csv(tmp_path: Path, header: str) -> None:
         (b"a.jpg,Ann,door,more\n", "line 1: expected"),
         (b"\xff\xfe\x00", "not a CSV file in UTF-8"),
         (b'a.jpg,"Ann\n', "not a CSV file"),
+        (b"path,camera,identity\na.jpg,door,Ann\n", "line 1: expected the columns"),
+        (b"file,identity,camera\na.jpg,Ann,door\n", "line 1: expected the columns"),
         (b"path,identity\n", "labels no image"),
         (b"a.jpg,-1\n", "labels no image"),
     ],
-    ids=["no identity", "empty identity", "too many", "not UTF-8", "open quote", "header alone", "junk alone"],
+    ids=[
+        "no identity",
+        "empty identity",
+        "too many",
+        "not UTF-8",
+        "open quote",
+        "turned header",
+        "other header",
+        "header alone",
+        "junk alone",
+    ],
 )
 def test_bad_csv(tmp_path: Path, content: bytes, complaint: str) -> None:
     (tmp_path / "list.csv").write_bytes(content)

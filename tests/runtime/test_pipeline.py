@@ -45,6 +45,33 @@ def test_everyone_finds_their_own_picture_first(tiny_bundle: Bundle, gallery: Ga
     assert all(answer.kept.shape == (7,) and len(set(answer.kept)) == 7 for answer in answers)
 
 
+def test_a_crop_that_overflows_is_unknown_and_the_others_are_not(tiny_bundle: Bundle, gallery: Gallery) -> None:
+    pipeline = Pipeline(tiny_bundle, gallery, MatchSettings(neighbours=1))
+    (query,) = pipeline.encode(crops(4))
+    query.patches[1, 2, 3] = np.inf
+    query.descriptor[2] = 0
+    answers = pipeline.match(query)
+    assert [answer.identity for answer in answers] == ["person 0", None, None, "person 3"]
+    assert answers[1].status == "unknown"
+    assert np.isnan(answers[1].similarity)
+    assert answers[1].neighbours == ()
+    assert np.array_equal(answers[1].kept, query.kept[1])  # type: ignore[index]
+
+
+def test_a_gallery_that_becomes_empty_knows_nobody_until_somebody_is_added(
+    tiny_bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with enrolled(tiny_bundle, tmp_path / "g", 10) as gallery:
+        pipeline = Pipeline(tiny_bundle, gallery, MatchSettings(neighbours=1))
+        gallery.remove(entries=range(1, PEOPLE + 1))
+        for _ in range(2):
+            assert [answer.identity for answer in pipeline.identify(crops(3))] == [None] * 3
+        assert caplog.text.count("nobody is known until somebody is added") == 1
+        found = Encoder(tiny_bundle, sparse=False).encode(crops(1))
+        gallery.add([NewEntry("ann")], found.cls, found.descriptor, found.patches)
+        assert pipeline.identify(crops(1))[0].identity == "ann"
+
+
 def test_splitting_a_batch_changes_nothing(tiny_bundle: Bundle, gallery: Gallery) -> None:
     pipeline = Pipeline(tiny_bundle, gallery)
     many = np.concatenate([crops(PEOPLE), crops(PEOPLE, seed=1)])

@@ -91,8 +91,12 @@ def interrupt(writers: "list[subprocess.Popen[bytes]]", how: signal.Signals, pat
         time.sleep(0.01)
     for writer in writers:
         writer.send_signal(how)
-    for writer in writers:
-        writer.communicate(timeout=30)
+    try:
+        for writer in writers:
+            writer.communicate(timeout=30)
+    finally:
+        for writer in writers:
+            writer.kill()  # one that goes on would fill the disk
 
 
 def test_no_torn_line_after_ctrl_c(tmp_path: Path) -> None:

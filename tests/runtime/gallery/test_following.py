@@ -1,6 +1,10 @@
 """Readers follow a writer within the stated bound, without failing a query."""
 
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -9,7 +13,7 @@ import numpy as np
 import pytest
 
 from runtime.errors import GalleryError
-from runtime.gallery import Gallery, Settings
+from runtime.gallery import Gallery, Settings, follower
 from tests.runtime.gallery.synthetic import BINDING, DIMENSION, add, create, held, images, reopen
 
 PROMPT = Settings(segment_entries=16, index_from=40, fold_after=20, refresh_seconds=0.05)
@@ -95,6 +99,82 @@ def test_gallery_on_read_only_media(tmp_path: Path) -> None:
             assert held(gallery) == set(range(10))
     finally:
         (tmp_path / "g").chmod(0o755)
+
+
+# Follows a gallery as a user who may read it and nothing else; answers each line with what it holds.
+BYSTANDER = """
+import os, sys
+import numpy.testing  # here, as the user it becomes may not read Python's own files
+from pathlib import Path
+from tests.runtime.gallery.synthetic import held, reopen
+if os.geteuid() == 0:
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+with reopen(Path(sys.argv[1])) as gallery:
+    for line in sys.stdin:
+        gallery.refresh()
+        print(*sorted(held(gallery)), flush=True)
+"""
+
+
+def test_a_reader_that_may_not_write_there_follows_too() -> None:
+    with tempfile.TemporaryDirectory() as place:  # not the test's own folder, which nobody else may enter
+        Path(place).chmod(0o755)
+        folder = Path(place) / "g"
+        create(folder, range(12)).close()
+        folder.chmod(0o755 if os.geteuid() == 0 else 0o555)
+        command = [sys.executable, "-c", BYSTANDER, str(folder)]
+        root = Path(__file__).parents[3]
+        with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+            assert reader.stdin is not None
+            assert reader.stdout is not None
+
+            def seen() -> set[int]:
+                print(file=reader.stdin, flush=True)
+                return {int(number) for number in reader.stdout.readline().split()}  # type: ignore[union-attr]
+
+            assert seen() == set(range(12))
+            folder.chmod(0o755)
+            with reopen(folder, writable=True) as gallery:
+                gallery.remove(identity="Person Nr 00000")
+            assert seen() == set(range(4, 12))
+            with reopen(folder, writable=True) as gallery:
+                add(gallery, range(100, 140))
+                gallery.compact()
+            assert seen() == {*range(4, 12), *range(100, 140)}
+            reader.stdin.close()
+        assert reader.returncode == 0
+
+
+def test_compacted_segments_are_let_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the vectors of erased people stay in memory, and their space on the disk taken."""
+    monkeypatch.setattr(follower, "_GRACE_SECONDS", 0.05)
+    with create(tmp_path / "g", range(20)) as writer, reopen(tmp_path / "g") as reader:
+        assert held(reader) == set(range(20))
+        writer.remove(identity="Person Nr 00000")
+        reader.refresh()
+        writer.compact()
+        reader.refresh()
+        time.sleep(0.1)
+        writer.refresh()
+        reader.refresh()
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        assert [line for line in maps if str(tmp_path) in line and "deleted" in line] == []
+
+
+def test_a_graph_that_fails_to_load_is_not_tried_at_every_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with create(tmp_path / "g", range(60)) as writer:
+        writer.fold()
+    with reopen(tmp_path / "g") as reader:
+        monkeypatch.setattr(follower, "read_graph", fail)
+        for _ in range(5):
+            reader.search(images([0]).cls, 1)
+            reader.warm_up()
+        assert caplog.text.count("MemoryError") == 2  # once a space
 
 
 def test_another_gallery_in_its_place_is_said(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
+import math
 import multiprocessing
+import os
 import time
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -8,7 +11,18 @@ import pytest
 
 from runtime.errors import GalleryError, GalleryMismatchError
 from runtime.gallery import Gallery, GalleryReader, NewEntry, Settings
-from tests.runtime.gallery.synthetic import BINDING, DIMENSION, PATCHES, SMALL, add, create, held, images, reopen
+from tests.runtime.gallery.synthetic import (
+    BINDING,
+    DIMENSION,
+    PATCHES,
+    SMALL,
+    add,
+    create,
+    held,
+    identity_of,
+    images,
+    reopen,
+)
 
 
 def test_what_was_added_is_there_after_reopening(tmp_path: Path) -> None:
@@ -76,6 +90,67 @@ def test_entries_expire_by_themselves_and_leave_with_compact(tmp_path: Path) -> 
         gallery.compact()
         assert gallery.info().removed_not_compacted == 0
         assert [line.action for line in gallery.audit()] == ["add", "add", "expire", "compact"]
+
+
+def test_who_has_expired_can_be_enrolled_again(tmp_path: Path) -> None:
+    batch = images(range(4))
+    soon = [replace(record, expires_at=time.time() + 0.2) for record in batch.records]
+    with create(tmp_path / "g") as gallery:
+        first = gallery.add(soon, batch.cls, batch.descriptor, batch.patches).added
+        assert gallery.holder_of("hash-00000") == (first[0], identity_of(0))
+        time.sleep(0.25)
+        assert gallery.holder_of("hash-00000") is None
+        again = add(gallery, range(4))
+        assert len(again.added) == 4
+        assert again.duplicates == ()
+        assert held(gallery) == set(range(4))
+
+
+def test_endless_time_to_live_is_none(tmp_path: Path) -> None:
+    batch = images(range(8))
+    with create(tmp_path / "g") as gallery:
+        gallery.add(
+            [replace(record, expires_at=math.inf) for record in batch.records],
+            batch.cls, batch.descriptor, batch.patches,
+        )  # fmt: skip
+        gallery.remove(identity=identity_of(0))
+        gallery.compact()
+        assert held(gallery) == set(range(4, 8))
+        for never in (math.nan, -math.inf):
+            one = replace(batch.records[0], expires_at=never)
+            with pytest.raises(GalleryError, match="expires at"):
+                gallery.add([one], batch.cls[:1], batch.descriptor[:1], batch.patches[:1])
+
+
+def test_a_cut_segment_is_told_when_compacting(tmp_path: Path) -> None:
+    create(tmp_path / "g", range(12)).close()
+    path = tmp_path / "g" / "vectors-000001.bin"
+    os.truncate(path, path.stat().st_size - 10)
+    with reopen(tmp_path / "g", writable=True) as gallery:
+        gallery.remove(entries=[1])
+        with pytest.raises(GalleryError, match=r"is cut off, nothing was rewritten; run .* verify --repair"):
+            gallery.compact()
+        gallery.verify(repair=True)
+        gallery.compact()
+        assert held(gallery) == set(range(1, 11))
+
+
+def test_words_and_numbers_that_no_gallery_can_hold(tmp_path: Path) -> None:
+    with create(tmp_path / "g", range(4)) as gallery:
+        with pytest.raises(GalleryError, match="is not Unicode text"):
+            gallery.remove(entries=[1], reason="caf\udce9")
+        with pytest.raises(GalleryError, match="no entry of so large a number"):
+            gallery.remove(entries=[10**20])
+        assert held(gallery) == set(range(4))
+
+
+def test_a_name_within_another_is_taken_out_of_the_audit_log_too(tmp_path: Path) -> None:
+    batch = images([0, 4])
+    records = [replace(one, identity=name) for one, name in zip(batch.records, ("Ann", "Ann Lee"), strict=True)]
+    with create(tmp_path / "g") as gallery:
+        gallery.add(records, batch.cls, batch.descriptor, batch.patches, reason="asked by Ann Lee")
+        gallery.remove(entries=[1, 2])
+        assert gallery.audit()[0].reason == "asked by [removed identity]"
 
 
 def test_empty_gallery_opens_and_says_so_when_searched(tmp_path: Path) -> None:

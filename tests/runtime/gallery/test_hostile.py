@@ -1,5 +1,6 @@
 """A gallery from somewhere else, made to do harm."""
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -13,7 +14,7 @@ import pytest
 from runtime.errors import GalleryError
 from runtime.gallery import graph as hnsw
 from runtime.gallery import graph_file
-from tests.runtime.gallery.synthetic import DIMENSION, SMALL, create, images, reopen
+from tests.runtime.gallery.synthetic import DIMENSION, SMALL, create, held, images, reopen
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,24 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path, name: str) -> 
     (tmp_path / "g" / name).symlink_to(outside)
     with pytest.raises(GalleryError):
         reopen(tmp_path / "g")
+
+
+def test_the_name_of_the_writer_goes_to_no_other_file(tmp_path: Path) -> None:
+    create(tmp_path / "g", range(3)).close()
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "g" / "write.holder").symlink_to(tmp_path / "victim")
+    with pytest.raises(GalleryError, match=r"write\.holder cannot be written"):
+        reopen(tmp_path / "g", writable=True)
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["head", "vectors-000001.bin", "tokens-000001.bin"])
+def test_pipes_do_not_hang(tmp_path: Path, name: str) -> None:
+    create(tmp_path / "g", range(3)).close()
+    (tmp_path / "g" / name).unlink()
+    os.mkfifo(tmp_path / "g" / name)
+    with contextlib.suppress(GalleryError), reopen(tmp_path / "g") as gallery:
+        assert held(gallery) == set(range(3))  # without `head` nothing is lost
 
 
 def test_newer_format_is_refused(tmp_path: Path) -> None:

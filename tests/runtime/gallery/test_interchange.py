@@ -54,7 +54,9 @@ def test_another_bundles_gallery_is_not_taken_in(tmp_path: Path) -> None:
             a.import_from(tmp_path / "b.npz")
 
 
-@pytest.mark.parametrize("harm", ["missing", "noise", "cut", "pickle", "shape"])
+@pytest.mark.parametrize(
+    "harm", ["missing", "noise", "cut", "pickle", "shape", "compressed", "encrypted", "huge", "one"]
+)
 def test_bad_files(tmp_path: Path, harm: str) -> None:
     path = tmp_path / "x.npz"
     with create(tmp_path / "a", range(20)) as gallery:
@@ -71,6 +73,18 @@ def test_bad_files(tmp_path: Path, harm: str) -> None:
             np.savez(path, **{**members, "identity": members["identity"].astype(object)})
         elif harm == "shape":
             np.savez(path, **{**members, "cls": members["cls"][:, :5]})
+        elif harm == "compressed":
+            np.savez_compressed(path, **members)
+        elif harm == "encrypted":
+            path.write_bytes(
+                content.replace(b"PK\x03\x04\x2d\0\0\0", b"PK\x03\x04\x2d\0\1\0").replace(
+                    b"PK\x01\x02\x2d\x03\x2d\0\0\0", b"PK\x01\x02\x2d\x03\x2d\0\1\0"
+                )
+            )
+        elif harm == "huge":
+            path.write_bytes(content.replace(b"(20,), }", b"(%d,), }" % 10**12, 1))
+        elif harm == "one":
+            np.savez(path, **{**members, "identity": np.array("Ann")})
         gallery.remove(entries=range(1, 21))
         with pytest.raises(GalleryError, match=r"x\.npz"):
             gallery.import_from(path)
