@@ -88,6 +88,10 @@ def export_bundle(
     with bundle_folder(out, overwrite=options.overwrite) as folder:
         report(f"reading {checkpoint}")
         loaded = load_checkpoint(checkpoint, geometry)
+        if loaded.source_format == "fpc-deploy" and geometry != Geometry():
+            raise CheckpointError(
+                f"{checkpoint} says itself what its geometry is: leave out --backbone, --image-size, --stride and --heads"
+            )
         _write_bundle(loaded, _settle(loaded, options), folder, report)
     return Bundle.open(out)
 
@@ -119,6 +123,8 @@ def _settle(loaded: LoadedModel, options: ExportOptions) -> _Plan:
         raise CheckpointError(
             f"--prune-at {','.join(map(str, outside))}: of this model only blocks 0 to {shared - 1} can prune"
         )
+    if len(set(prune_at)) < len(prune_at):
+        raise CheckpointError(f"--prune-at {','.join(map(str, prune_at))}: a block prunes once")
     if options.camera_names and len(options.camera_names) != config.cameras:
         raise CheckpointError(f"{len(options.camera_names)} camera names for a model of {config.cameras} cameras")
     keep = keep_counts(config.patches, keep_rate, prune_at)

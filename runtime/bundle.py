@@ -6,12 +6,13 @@ strict schema, file names may not leave the folder, and a graph is hashed before
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from runtime.errors import BundleError
 from runtime.folders import whole_folder
@@ -108,7 +109,7 @@ class MatchSettings(_Record):
             lies near the gallery whoever asked, so this and not the similarity tells strangers; None lets all be known.
         search_by: whose cosine finds the candidates and enters `D`: that of [cls] (published) or of the descriptors.
         neighbour_temperature: T by which a neighbour counts for `exp(-(D - least D) / T)` in the decoder, so that where
-            a person has fewer than K entries, strangers weigh little; None counts all alike (published).
+            a person has fewer than K entries, strangers weigh little; None, or infinity, counts all alike (published).
         passes: times a query is rebuilt; from the second on, its neighbours are those of the rebuilt descriptor.
             1 as published.
     """
@@ -121,7 +122,9 @@ class MatchSettings(_Record):
     min_similarity: float | None = Field(default=None, ge=-1, le=1)
     min_own_similarity: float | None = Field(default=None, ge=-1, le=1)
     search_by: SearchBy = "cls"
-    neighbour_temperature: float | None = Field(default=None, gt=0)
+    neighbour_temperature: Annotated[float | None, AfterValidator(lambda t: None if t == math.inf else t)] = Field(
+        default=None, gt=0
+    )
     passes: int = Field(default=1, ge=1, le=3)
 
     def with_changes(self, given: Mapping[str, object]) -> "MatchSettings":
@@ -184,16 +187,23 @@ class Manifest(_Record):
 
 
 class Binding(_Record):
-    """What a gallery must share with the bundle that reads it."""
+    """What a gallery must share with the bundle that reads it.
+
+    Backbone and heads are in no parameter, and change what the parameters mean. None is of a gallery that was made
+    before they were kept, and differs from nothing.
+    """
 
     model_hash: str
     precision: str
     preprocessing: Preprocessing
+    backbone: str | None = None
+    heads: int | None = None
 
     def differences(self, other: "Binding") -> list[str]:
         """Return `["model_hash (1f… here, 9a… there)", ...]`, one entry a field that differs."""
-        mine, theirs = self.model_dump(), other.model_dump()
-        return [f"{name} ({mine[name]} against {theirs[name]})" for name in mine if mine[name] != theirs[name]]
+        mine, theirs = self.model_dump(exclude_none=True), other.model_dump(exclude_none=True)
+        shared = [name for name in mine if name in theirs]
+        return [f"{name} ({mine[name]} against {theirs[name]})" for name in shared if mine[name] != theirs[name]]
 
 
 class Bundle:
@@ -231,7 +241,13 @@ class Bundle:
     def binding(self) -> Binding:
         """What a gallery made by this bundle is bound to."""
         m = self.manifest
-        return Binding(model_hash=m.model.model_hash, precision=m.precision, preprocessing=m.preprocessing)
+        return Binding(
+            model_hash=m.model.model_hash,
+            precision=m.precision,
+            preprocessing=m.preprocessing,
+            backbone=m.model.backbone,
+            heads=m.model.heads,
+        )
 
     def has(self, graph: GraphName | CompactGraphName) -> bool:
         """Whether the bundle holds this graph (a TransReID checkpoint has no decoder)."""

@@ -57,7 +57,9 @@ class SpeedHere(BaseModel):
     float32_ms: float = Field(gt=0)
 
 
-def compare_speed(first: Bundle, second: Bundle, engine: str = "auto", repeats: int = REPEATS) -> tuple[Speed, Speed]:
+def compare_speed(
+    first: Bundle, second: Bundle, engine: str = "auto", repeats: int = REPEATS, threads: int | None = None
+) -> tuple[Speed, Speed]:
     """Time the query encoders of two bundles by turns, so that whatever else the machine does slows both.
 
     Args:
@@ -65,9 +67,10 @@ def compare_speed(first: Bundle, second: Bundle, engine: str = "auto", repeats: 
         second: another, of the same crop size.
         engine: that runs both.
         repeats: runs of each that count.
+        threads: of one run; None leaves it to the engine.
     """
     bundles = (first, second)
-    encoders = [Encoder(bundle, sparse=True, engine=engine) for bundle in bundles]
+    encoders = [Encoder(bundle, sparse=True, engine=engine, threads=threads) for bundle in bundles]
     crop = _crop(first)
     taken = _by_turns([lambda encoder=encoder: encoder.encode(crop) for encoder in encoders], repeats)  # type: ignore[misc]
     speeds = [
@@ -81,6 +84,8 @@ def verdict_on_speed(reference: Speed, candidate: Speed) -> str:
     """Return one line that says whether `candidate` is the faster one."""
     ratio = reference.milliseconds / candidate.milliseconds
     figures = f"{candidate.milliseconds:.1f} ms against {reference.milliseconds:.1f} ms a crop on {candidate.engine}"
+    if reference.engine != candidate.engine:
+        figures += f" and {reference.engine}"
     if ratio > 1:
         return f"{candidate.precision} is {ratio:.1f} times as fast as {reference.precision} here ({figures})"
     return (

@@ -75,7 +75,9 @@ def bench(
     )
     reports = measure(opened, options, progress=log.info)
     _show(console, reports)
-    speeds = speed_here(opened, engine, threads) if other is None else compare_speed(other, opened, engine)
+    speeds = (
+        speed_here(opened, engine, threads) if other is None else compare_speed(other, opened, engine, threads=threads)
+    )
     if speeds is not None:
         console.print(verdict_on_speed(*speeds), highlight=False, soft_wrap=True)
     if json_file is not None:

@@ -29,7 +29,7 @@ def calibrate(
         MethodName, typer.Option(help="How ranges come from activations: error fits each to the product that reads it.")
     ] = MethodName.error,
     count: Annotated[int, typer.Option(help="Crops to calibrate with, spread over people and cameras.")] = 512,
-    seed: Annotated[int, typer.Option(help="Of the choice of crops.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of crops.")] = 0,
     allow_loss: Annotated[
         bool, typer.Option("--allow-loss", help="Write the bundle also if it loses too much; it then says so.")
     ] = False,

@@ -16,7 +16,7 @@ from fpc_deploy.commands.options import (
     parse_size,
     whole_numbers,
 )
-from runtime.errors import MissingExtraError
+from runtime.errors import FpcError, MissingExtraError
 
 if TYPE_CHECKING:
     from runtime.bundle import Manifest
@@ -94,6 +94,10 @@ def export(
         ),
         overwrite=overwrite,
     )
+    if precision is Precision.fp32 and (images or allow_loss):
+        raise FpcError(
+            "--images and --allow-loss are for the judgement on --precision fp16: give that, or leave them out"
+        )
     geometry = Geometry(backbone, parse_size(image_size) if image_size else None, stride, heads)
     if precision is Precision.fp16:
         from fpc_deploy.half_precision import export_half

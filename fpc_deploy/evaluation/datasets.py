@@ -4,10 +4,11 @@
 | --- | --- | --- | --- |
 | Market-1501, DukeMTMC-reID, Occluded-Duke | `query` | `bounding_box_test` | in the file names |
 | Partial-REID | `partial_body_images` | `whole_body_images` | none |
-| P-DukeMTMC-reID | `test/occluded_body_images` | `test/whole_body_images` | in the file names |
+| P-DukeMTMC-reID | `test/occluded_body_images` | `test/whole_body_images` | in the file names, for the encoder |
 | Occluded-REID | `occluded_body_images` | `whole_body_images` | none |
 
-Where a set tells no cameras, its queries and its gallery are taken for two different cameras.
+Where a set tells no cameras, its queries and its gallery are taken for two different cameras. So are those of
+P-DukeMTMC-reID when they are scored, as in the loaders that published figures come from (torchreid's and fast-reid's).
 """
 
 import re
@@ -15,6 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from calibration.protocol import Labels
 from runtime.datasets import LabelledImage, read_labelled
 from runtime.errors import SourceError
 from runtime.images import SUFFIXES
@@ -27,18 +31,23 @@ _FLAT_NAME = re.compile(r"(?P<identity>\d+)_\d+\.")  # Partial-REID: 001_001.jpg
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which data sets are published: its name and its two folders."""
+    """One way in which data sets are published: its name and its two folders.
+
+    Attributes:
+        sides_are_cameras: whether the ranking takes all queries for one camera's and the gallery for another's.
+    """
 
     name: str
     query: str
     gallery: str
+    sides_are_cameras: bool = False
 
 
 LAYOUTS = (
     Layout("Market-1501, DukeMTMC-reID, Occluded-Duke", "query", "bounding_box_test"),
     # before Occluded-REID: Partial-REID holds occluded_body_images too
     Layout("Partial-REID", "partial_body_images", "whole_body_images"),
-    Layout("P-DukeMTMC-reID", "test/occluded_body_images", "test/whole_body_images"),
+    Layout("P-DukeMTMC-reID", "test/occluded_body_images", "test/whole_body_images", sides_are_cameras=True),
     Layout("Occluded-REID", "occluded_body_images", "whole_body_images"),
 )
 
@@ -52,6 +61,7 @@ class TestSet:
         query: images, in the order of their names.
         gallery: images, in the order of their names.
         has_cameras: whether the cameras come from the file names.
+        sides_are_cameras: see `Layout`.
     """
 
     __test__ = False  # it is no test case, whatever pytest makes of its name
@@ -60,6 +70,19 @@ class TestSet:
     query: tuple[LabelledImage, ...]
     gallery: tuple[LabelledImage, ...]
     has_cameras: bool
+    sides_are_cameras: bool = False
+
+    def score_query(self, labels: Labels) -> Labels:
+        """Labels of queries as the ranking takes them."""
+        return _by(QUERY_CAMERA, labels) if self.sides_are_cameras else labels
+
+    def score_gallery(self, labels: Labels) -> Labels:
+        """Labels of gallery images as the ranking takes them."""
+        return _by(GALLERY_CAMERA, labels) if self.sides_are_cameras else labels
+
+
+def _by(camera: str, labels: Labels) -> Labels:
+    return Labels(labels.identity, np.full(len(labels), camera))
 
 
 def read_test_set(folder: Path) -> TestSet:
@@ -82,7 +105,7 @@ def read_test_set(folder: Path) -> TestSet:
     if not any(cameras):
         query = [replace(image, camera=QUERY_CAMERA) for image in query]
         gallery = [replace(image, camera=GALLERY_CAMERA) for image in gallery]
-    return TestSet(folder.resolve().name, tuple(query), tuple(gallery), any(cameras))
+    return TestSet(folder.resolve().name, tuple(query), tuple(gallery), any(cameras), layout.sides_are_cameras)
 
 
 def _read_part(folder: Path) -> list[LabelledImage]:

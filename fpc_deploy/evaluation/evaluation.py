@@ -156,10 +156,10 @@ class Evaluation:
         if not stages.match and not stages.consolidate:
             return compare_descriptors(query.descriptor, people)
         ordered = self._order(graphs, configuration, people, key, query, barred)
-        if not stages.consolidate:
-            return compare_candidates(query.descriptor, ordered, people)
-        count = partial(self._progress, "consolidating")
         settings = configuration.settings(graphs.bundle.manifest.matching)
+        if not stages.consolidate:
+            return compare_candidates(query.descriptor, ordered, people, settings.neighbours)
+        count = partial(self._progress, "consolidating")
         rebuilt, used = rebuild(graphs, settings, query, ordered, people, self._left_out(people, barred), count)
         return replace(compare_descriptors(rebuilt, people), neighbours=people.columns(used))
 
@@ -221,7 +221,7 @@ class Evaluation:
             people = fill_gallery(
                 images, encoder, bundle, folder, self.options.batch, self._progress, with_patches=full
             )
-            self._known.append(people)
+            self._known.append(replace(people, labels=self.test_set.score_gallery(people.labels)))
         return self._known[0]
 
     def _related(self, people: KnownPeople) -> Relations:
@@ -236,7 +236,7 @@ class Evaluation:
 
     def _query_labels(self) -> Labels:
         images = self._crops.images if self._crops else ()
-        return Labels.of([(image.identity, image.camera) for image in images])
+        return self.test_set.score_query(Labels.of([(image.identity, image.camera) for image in images]))
 
     def _rerank(self, answer: Answer, people: KnownPeople) -> NDArray[np.float32]:
         if self.options.reranking is None:

@@ -78,11 +78,20 @@ def compare_descriptors(descriptors: NDArray[np.float32], people: KnownPeople) -
     return Answer(np.asarray(unit @ people.descriptors.T, np.float32), descriptors)
 
 
-def compare_candidates(descriptors: NDArray[np.float32], ordered: Ordered, people: KnownPeople) -> Answer:
-    """Put the ordered candidates first, and the rest behind them by the cosine of (Q, D) descriptors."""
+def compare_candidates(
+    descriptors: NDArray[np.float32], ordered: Ordered, people: KnownPeople, neighbours: int
+) -> Answer:
+    """Put the ordered candidates first, and the rest behind them by the cosine of (Q, D) descriptors.
+
+    Args:
+        descriptors: of the queries.
+        ordered: their candidates.
+        people: the gallery.
+        neighbours: K, how many candidates `run` shows as neighbours.
+    """
     similarity = compare_descriptors(descriptors, people).similarity - np.float32(BEHIND)
     np.put_along_axis(similarity, people.columns(ordered.entries), 1 - ordered.distance, axis=1)
-    return Answer(similarity, None, people.columns(ordered.entries))
+    return Answer(similarity, None, people.columns(ordered.entries[:, :neighbours]))
 
 
 def order_candidates(

@@ -110,4 +110,6 @@ class TorchQueryEncoder:
 def _geometry(manifest: Manifest) -> Geometry:
     """What the bundle knows of the checkpoint, so that nothing has to be guessed again."""
     model, size = manifest.model, manifest.preprocessing
+    if model.source_format == "fpc-deploy":
+        return Geometry()  # its checkpoint says so itself
     return Geometry(model.backbone, (size.height, size.width), model.stride, model.heads)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from export import write
-from export.checkpoint import save_checkpoint
+from export.checkpoint import Geometry, save_checkpoint
 from export.graphs import EncoderGraph, MatcherGraph
 from export.model import DecoderTokens
 from export.write import ExportOptions, export_bundle
@@ -170,6 +170,7 @@ def test_a_folder_that_is_no_bundle_is_left_alone(tiny_checkpoint: Path, tmp_pat
         ({"keep_rate": 0.0}, "--keep-rate"),
         ({"keep_rate": 1.5}, "--keep-rate"),
         ({"prune_at": (3,)}, "--prune-at 3: of this model only blocks 0 to 2 can prune"),
+        ({"prune_at": (1, 1)}, "--prune-at 1,1: a block prunes once"),
         ({"camera_names": ("a",)}, "1 camera names for a model of 3 cameras"),
     ],
 )
@@ -178,6 +179,12 @@ def test_options_that_do_not_fit(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         export_bundle(tiny_checkpoint, tmp_path / "b", replace(TINY_EXPORT, **change))  # type: ignore[arg-type]
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_checkpoint_that_says_what_it_is_takes_no_geometry(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="says itself what its geometry is: leave out --backbone"):
+        export_bundle(tiny_checkpoint, tmp_path / "b", TINY_EXPORT, Geometry(heads=4))
     assert not (tmp_path / "b").exists()
 
 

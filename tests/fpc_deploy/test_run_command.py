@@ -185,6 +185,7 @@ def test_export_reports_and_refuses(tiny_checkpoint: Path, tmp_path: Path) -> No
         ((tiny_checkpoint, "--out", out), "--overwrite"),
         ((tiny_checkpoint, "--out", tmp_path / "b", "--prune-at", "one"), "--prune-at one: whole numbers"),
         ((tiny_checkpoint, "--out", tmp_path / "b", "--image-size", "64"), "--image-size 64: give HEIGHTxWIDTH"),
+        ((tiny_checkpoint, "--out", tmp_path / "b", "--allow-loss"), "are for the judgement on --precision fp16"),
         ((tmp_path / "none.pth", "--out", tmp_path / "b"), "none.pth is not a file"),
     ):
         refused = fpc_deploy("export", *arguments)

@@ -1,6 +1,7 @@
 """A bundle from elsewhere is checked before it is believed."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, MatchSettings
 from runtime.encoder import Encoder
 from runtime.errors import BundleError
 
@@ -92,3 +93,20 @@ def test_binding_tells_what_differs(tiny_bundle: Bundle) -> None:
     other = tiny_bundle.binding.model_copy(update={"precision": "int8"})
     assert tiny_bundle.binding.differences(tiny_bundle.binding) == []
     assert tiny_bundle.binding.differences(other) == ["precision (fp32 against int8)"]
+
+
+def test_parameters_taken_for_another_number_of_heads_are_another_model(tiny_bundle: Bundle) -> None:
+    """They have the same hash, and other descriptors; of old galleries nobody knows."""
+    binding = tiny_bundle.binding
+    other = binding.model_copy(update={"heads": 4})
+    assert binding.differences(other) == ["heads (2 against 4)"]
+    old = binding.model_copy(update={"heads": None, "backbone": None})
+    assert binding.differences(old) == old.differences(binding) == []
+
+
+def test_an_endless_temperature_is_none() -> None:
+    """JSON has no infinity, and all neighbours count alike."""
+    settings = MatchSettings(neighbour_temperature=0.05).with_changes({"neighbour_temperature": math.inf})
+    assert settings.neighbour_temperature is None
+    with pytest.raises(BundleError, match="neighbour-temperature nan"):
+        settings.with_changes({"neighbour_temperature": math.nan})

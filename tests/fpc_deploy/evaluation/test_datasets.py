@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from calibration.protocol import Labels, relate
 from fpc_deploy.evaluation.crops import read_crops, warn_of_strange_cameras
 from fpc_deploy.evaluation.datasets import GALLERY_CAMERA, QUERY_CAMERA, read_test_set
 from runtime.bundle import Cameras
@@ -39,6 +40,18 @@ def test_layouts(tmp_path: Path, query: str, gallery: str, name: str, camera: st
     assert {image.camera for image in found.query} == {camera or QUERY_CAMERA}
     assert {image.camera for image in found.gallery} == {camera or GALLERY_CAMERA}
     assert all(query in str(image.path) for image in found.query)
+
+
+def test_p_dukemtmc_is_scored_by_sides_and_encoded_by_cameras(tmp_path: Path) -> None:
+    """An image of the query's person by the query's camera counts, as in published figures."""
+    for folder in ("test/occluded_body_images", "test/whole_body_images"):
+        draw_person(tmp_path / folder / "0003/0003_c2_f01.jpg", 3, 2, 0)
+    found = read_test_set(tmp_path)
+    assert found.query[0].camera == found.gallery[0].camera == "c2"
+    labels = Labels.of([("3", "c2")])
+    relations = relate(found.score_query(labels), found.score_gallery(labels))
+    assert relations.matches.tolist() == [[True]]
+    assert not relate(labels, labels).matches.any()  # which another data set would leave out
 
 
 def test_partial_reid_is_not_taken_for_occluded_reid(tmp_path: Path) -> None:
