@@ -1,6 +1,7 @@
 """Reads checkpoints: the FPC authors' naming, TransReID's, and our own training format."""
 
 import difflib
+import functools
 import hashlib
 import pickle
 import re
@@ -12,9 +13,10 @@ from typing import Any, Literal, get_args
 
 import timm
 import torch
+from timm.models.vision_transformer import Attention, Block  # type: ignore[attr-defined]  # not of timm.layers in 1.0.15
 from torch import Tensor
 
-from export.model import DecoderTokens, FPCModel, ModelConfig
+from export.model import DecoderTokens, FPCModel, ModelConfig, create_blocks
 from runtime.errors import CheckpointError, first_line
 from runtime.files import whole_file
 
@@ -36,7 +38,16 @@ SIZE_LIMITS = {"embed_dim": 4096, "depth": 64, "heads": 64, "mlp_ratio": 16, "he
 SIZE_LIMITS |= {"patch_size": 64, "stride": 64, "cameras": 100_000}
 """Beyond any ViT in use: larger numbers come from a damaged or hostile file."""
 HEAD_WIDTH = 64
-"""Width of one attention head in every published ViT and DeiT (tiny 192/3, small 384/6, base 768/12)."""
+"""Width of one attention head in the published ViT and DeiT (tiny 192/3, small 384/6, base 768/12).
+
+TransReID's own vit_small (768/8) is the exception; it is refused.
+"""
+SMALL_MODEL = 2**24
+"""Parameters that may be made room for without asking whether the file holds as many: 64 MB."""
+BIASLESS_WIDTH = 768
+"""At this width only TransReID's vit_small has no bias of queries, keys and values; its scale is not a head's."""
+MOST_CAMERA_COEFFICIENT = 1e4
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 BACKBONES = {192: "vit_tiny_patch16_224", 384: "vit_small_patch16_224", 768: "vit_base_patch16_224"}
 
 
@@ -89,6 +100,8 @@ class LoadedModel:
 
 def load_checkpoint(path: Path, geometry: Geometry = Geometry()) -> LoadedModel:
     """Read a checkpoint without running any code in it.
+
+    A decoder that no phase 2 has trained is left out: the model then has none.
 
     Raises:
         CheckpointError: the file is missing, truncated, no checkpoint, holds code, misses parameters, has parameters
@@ -158,10 +171,36 @@ def _state_dict(path: Path, content: dict[str, Any]) -> State:
     for nest in ("state_dict", "model", "net"):
         if isinstance(content.get(nest), dict):
             content = content[nest]
+    _check_names(path, content)
     state = {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise CheckpointError(f"{path} holds no tensors: save model.state_dict()")
+    _check_tensors(path, state)
     return {key: value.float() for key, value in state.items()}
+
+
+def _check_names(path: Path, state: Mapping[Any, object]) -> None:
+    """Refuse names that are no text, or that would break the line of a message."""
+    odd = next((key for key in state if not (isinstance(key, str) and key.isprintable())), None)
+    if odd is not None:
+        raise CheckpointError(f"{path} names a parameter {_shown(odd)}: save model.state_dict()")
+
+
+def _check_tensors(path: Path, state: State) -> None:
+    """Refuse tensors that are no dense real numbers, or larger than what the file holds of them (stride 0)."""
+    for name, value in state.items():
+        counter = name.endswith("num_batches_tracked") and value.dtype == torch.int64
+        dense = value.layout == torch.strided and value.device.type == "cpu" and not value.is_nested
+        if not dense or not (counter or value.dtype in FLOATS):
+            kind = f"{value.dtype}, {value.layout}, on {value.device.type}".replace("torch.", "")
+            raise CheckpointError(f"{path}: {name} is {kind}: save it as a dense tensor of float32")
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise CheckpointError(f"{path}: {name} is larger than what is stored of it: save a contiguous tensor")
+
+
+def _shown(value: object) -> str:
+    """Return what a message says of a value of any kind, on one line."""
+    return repr(value)[:80] if isinstance(value, str | int | float | None) else type(value).__name__
 
 
 def _originals(source: SourceFormat) -> dict[str, str]:
@@ -174,7 +213,7 @@ def _originals(source: SourceFormat) -> dict[str, str]:
 
 def _rename(path: Path, state: State) -> tuple[SourceFormat, State, list[str]]:
     """Give the parameters our names; return also the names that deployment does not use."""
-    blocks = {int(match[1]) for key in state if (match := re.match(r"base\.blocks\.(\d+)\.", key))}
+    blocks = {int(match[1]) for key in state if (match := re.match(r"base\.blocks\.(\d{1,4})\.", key))}
     if not blocks:
         near = ", ".join(sorted(state)[:4])
         raise CheckpointError(f"{path} is neither an FPC nor a TransReID checkpoint: no base.blocks.*, but {near}, ...")
@@ -187,14 +226,14 @@ def _rename(path: Path, state: State) -> tuple[SourceFormat, State, list[str]]:
     renamed, unused, strange = {}, [], []
     for key, value in state.items():
         target = next((ours + key[len(theirs) :] for ours, theirs in prefixes.items() if _names(theirs, key)), None)
-        if target is None and (match := re.match(r"base\.(blocks\.(\d+)\..*)", key)) and int(match[2]) < last:
+        if target is None and (match := re.match(r"base\.(blocks\.(\d{1,4})\..*)", key)) and int(match[2]) < last:
             target = match[1]
         if UNUSED.fullmatch(key) or (own_head and key.startswith((f"base.blocks.{last}.", "base.norm."))):
             unused.append(key)
         elif target is None:
             strange.append(key)
         else:
-            renamed[target] = value.squeeze(1) if target == "camera_embed" else value
+            renamed[target] = value.squeeze(1) if target == "camera_embed" and value.dim() == 3 else value
     if strange:
         known = [key for key in state if key not in strange] + [theirs + "weight" for theirs in prefixes.values()]
         raise CheckpointError(f"{path} has parameters that fit nothing: {_with_nearest(strange, known)}")
@@ -211,40 +250,90 @@ def _find_config(path: Path, state: State, geometry: Geometry) -> ModelConfig:
     absent = [key for key in needed if key not in state or state[key].dim() < 2]
     if absent:
         raise CheckpointError(f"{path} misses parameters (or they have no shape): {', '.join(absent)}")
+    cameras = state.get("camera_embed")
+    if cameras is not None and cameras.dim() != 2:
+        raise CheckpointError(
+            f"{path}: base.sie_embed is {tuple(cameras.shape)}: it must be (cameras, 1, width), or left out"
+        )
     projection = state["patch_embed.weight"]
     width, patch = projection.shape[0], projection.shape[-1]
+    if width == BIASLESS_WIDTH and not any(key.endswith("attn.qkv.bias") for key in state):
+        raise CheckpointError(
+            f"{path} has no attn.qkv.bias at width {width}, as TransReID's vit_small, whose attention (8 heads, scale "
+            f"{width}**-0.5) is not supported: train a vit_base or deit_small"
+        )
     image_size, stride = _find_geometry(path, state["pos_embed"].shape[1] - 1, patch, geometry)
     return ModelConfig(
         backbone=geometry.backbone or BACKBONES.get(width, "vit_base_patch16_224"),
         embed_dim=width,
         depth=len({key.split(".")[1] for key in state if key.startswith("blocks.")}) + 1,
         heads=geometry.heads or max(1, width // HEAD_WIDTH),
-        mlp_ratio=state["head.block.mlp.fc1.weight"].shape[0] / width,
+        mlp_ratio=state["head.block.mlp.fc1.weight"].shape[0] / max(1, width),
         qkv_bias="head.block.attn.qkv.bias" in state,
         height=image_size[0],
         width=image_size[1],
         patch_size=patch,
         stride=stride,
-        cameras=state["camera_embed"].shape[0] if "camera_embed" in state else 0,
+        cameras=0 if cameras is None else cameras.shape[0],
     )
 
 
-def _check_config(path: Path, config: ModelConfig) -> None:
-    """Refuse a configuration that names no timm ViT or whose sizes are absurd: it may come from a hostile file."""
+def check_backbone(name: str, where: object = "model") -> None:
+    """Refuse all but timm's ViTs of plain blocks, the only ones that `FPCModel` computes as timm does.
+
+    Raises:
+        CheckpointError: it is another; the message starts with `where`.
+    """
     # only timm's own names: "hf-hub:..." would make it fetch a configuration from elsewhere
-    if config.backbone not in timm.list_models("vit_*"):
-        near = difflib.get_close_matches(config.backbone, timm.list_models("vit_*"), n=1)
-        raise CheckpointError(f"{path}: {config.backbone!r} is no timm ViT{f' (nearest: {near[0]})' if near else ''}")
+    if not isinstance(name, str) or name not in timm.list_models("vit_*"):
+        near = difflib.get_close_matches(name, timm.list_models("vit_*"), n=1) if isinstance(name, str) else []
+        raise CheckpointError(f"{where}: {_shown(name)} is no timm ViT{f' (nearest: {near[0]})' if near else ''}")
+    if not _has_plain_blocks(name):
+        raise CheckpointError(
+            f"{where}: {name} is not made of plain ViT blocks: take another backbone, as {ModelConfig.backbone}"
+        )
+
+
+@functools.cache
+def _has_plain_blocks(backbone: str) -> bool:
+    with torch.random.fork_rng(devices=[]):  # looking must not change what training draws
+        try:
+            block = create_blocks(replace(ModelConfig(), backbone=backbone, embed_dim=64, heads=1), 1)[0]
+        except Exception:  # a ViT that cannot be made in another size
+            return False
+    return type(block) is Block and type(block.attn) is Attention
+
+
+def check_config(config: ModelConfig, where: object = "model") -> None:
+    """Refuse a configuration that names no timm ViT or whose sizes are absurd: it may come from a hostile file.
+
+    Raises:
+        CheckpointError: no model can be built of it; the message starts with `where`.
+    """
     for name, most in SIZE_LIMITS.items():
-        value = getattr(config, name)
-        if not isinstance(value, int | float) or not (name == "cameras" or value > 0) or not 0 <= value <= most:
-            raise CheckpointError(f"{path}: {name} is {value!r}, it must be a number up to {most}")
+        value, least = getattr(config, name), 0 if name == "cameras" else 1
+        if name == "mlp_ratio":
+            if type(value) not in (int, float) or not 0 < value <= most:
+                raise CheckpointError(f"{where}: {name} is {_shown(value)}, it must be a number up to {most}")
+        elif type(value) is not int or not least <= value <= most:
+            raise CheckpointError(
+                f"{where}: {name} is {_shown(value)}, it must be a whole number from {least} to {most}"
+            )
+    coefficient = config.camera_coefficient
+    if type(coefficient) not in (int, float) or not abs(coefficient) <= MOST_CAMERA_COEFFICIENT:
+        raise CheckpointError(
+            f"{where}: camera_coefficient is {_shown(coefficient)}, "
+            f"it must be a number up to {MOST_CAMERA_COEFFICIENT:.0f}"
+        )
+    if type(config.qkv_bias) is not bool:
+        raise CheckpointError(f"{where}: qkv_bias is {_shown(config.qkv_bias)}, it must be true or false")
     if config.embed_dim % config.heads:
         raise CheckpointError(
-            f"{path}: width {config.embed_dim} does not divide into {config.heads} heads: give --heads"
+            f"{where}: width {config.embed_dim} does not divide into {config.heads} heads: give --heads"
         )
-    if config.patches < 1:
-        raise CheckpointError(f"{path}: a {config.height}x{config.width} crop holds no patch of {config.patch_size}")
+    if min(config.grid) < 1:
+        raise CheckpointError(f"{where}: a {config.height}x{config.width} crop holds no patch of {config.patch_size}")
+    check_backbone(config.backbone, where)
 
 
 def _find_geometry(path: Path, patches: int, patch: int, geometry: Geometry) -> tuple[tuple[int, int], int]:
@@ -263,9 +352,11 @@ def _find_geometry(path: Path, patches: int, patch: int, geometry: Geometry) -> 
 
 def _fill(path: Path, config: ModelConfig, state: State, *, has_decoder: bool, original: dict[str, str]) -> FPCModel:
     """Build the model and load `state`; every missing, strange or misshapen name goes into one error."""
-    _check_config(path, config)
+    check_config(config, path)
+    _check_amount(path, config, state)
     model = FPCModel(config, has_decoder=has_decoder)
-    expected = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    own = model.state_dict()
+    expected = {key: value for key, value in own.items() if not key.endswith("num_batches_tracked")}
 
     def theirs(key: str) -> str:
         prefix = next((ours for ours in original if key.startswith(ours)), "")
@@ -275,7 +366,7 @@ def _fill(path: Path, config: ModelConfig, state: State, *, has_decoder: bool, o
     strange = [theirs(key) for key in state if key not in expected and not key.endswith("num_batches_tracked")]
     shapes = [
         f"{theirs(key)} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
-        for key, value in expected.items()
+        for key, value in own.items()
         if key in state and state[key].shape != value.shape
     ]
     problems = []
@@ -294,16 +385,46 @@ def _fill(path: Path, config: ModelConfig, state: State, *, has_decoder: bool, o
     return model.eval()
 
 
+def _check_amount(path: Path, config: ModelConfig, state: State) -> None:
+    """Refuse a configuration far larger than the file before memory is taken for it.
+
+    Building on torch's meta device would compare names and shapes as well, but timm 1.0.15 cannot build there.
+    """
+    width, hidden = config.embed_dim, int(config.embed_dim * config.mlp_ratio)
+    rows = 1 + config.patches + config.cameras + 3 * config.patch_size**2
+    needed = width * (rows + config.depth * (4 * width + 2 * hidden))
+    stored = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in state.values()}
+    held = sum(stored.values()) // 2  # of half precision
+    if needed > 2 * held + SMALL_MODEL:  # of what lacks less, the names say more
+        raise CheckpointError(
+            f"{path} is damaged: its sizes (width {width}, depth {config.depth}, {config.patches} patches, "
+            f"{config.cameras} cameras) take {needed:,} numbers, and it holds {held:,} at most"
+        )
+
+
 def _load_own(path: Path, content: dict[str, Any]) -> LoadedModel:
     state, settings = content.get("model"), content.get("config")
     names = {field.name for field in fields(ModelConfig)}
     if not isinstance(state, dict) or not isinstance(settings, dict) or set(settings) != names:
         raise CheckpointError(f"{path} is a damaged fpc-deploy checkpoint: its config or model is missing")
-    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+    _check_names(path, state)
+    if not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} is a damaged fpc-deploy checkpoint: its model holds more than tensors")
+    _check_tensors(path, state)
+    if _decoder_untrained(content):
+        state = {key: value for key, value in state.items() if not key.startswith("decoder.")}
     has_decoder = any(key.startswith("decoder.") for key in state)
     model = _fill(path, ModelConfig(**settings), state, has_decoder=has_decoder, original={})
     return LoadedModel(model, "fpc-deploy", hash_parameters(model.state_dict()), (), _trained_for(path, content))
+
+
+def _decoder_untrained(content: dict[str, Any]) -> bool:
+    """Whether a training run wrote the file before phase 2: its decoder is random, or of another encoder."""
+    training = content.get("training")
+    history = training.get("history") if isinstance(training, dict) else None
+    return isinstance(history, list) and not any(
+        isinstance(line, dict) and line.get("phase") == "decoder" for line in history
+    )
 
 
 def _trained_for(path: Path, content: dict[str, Any]) -> TrainedFor:
@@ -317,6 +438,7 @@ def _trained_for(path: Path, content: dict[str, Any]) -> TrainedFor:
     tokens = next((choice for choice in choices if choice == recipe.get("decoder_tokens")), None)
     if (
         not isinstance(rate, float | int)
+        or not 0 < rate <= 1
         or not isinstance(blocks, list)
         or not all(isinstance(block, int) for block in blocks)
         or tokens is None

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from fpc_deploy.commands.options import parse_size, whole_numbers
-from runtime.errors import MissingExtraError
+from runtime.errors import FpcError, MissingExtraError
 
 log = logging.getLogger(__name__)
+MODEL_OPTIONS = ("pretrained", "backbone", "embed_dim", "depth", "heads", "image_size", "patch_size", "stride")
+"""What a checkpoint to start from decides by itself."""
 
 
 class PhaseName(str, Enum):
@@ -101,6 +103,9 @@ def train(
 ) -> None:
     """Train an FPC model: first the sparse encoder, then the decoder. The defaults are the paper's recipe."""
     given = {name: value for name, value in locals().items() if value is not None}
+    ignored = [f"--{name.replace('_', '-')}" for name in MODEL_OPTIONS if given.get(name, False) is not False]
+    if start and ignored:
+        raise FpcError(f"the model is that of --start {start}: leave {', '.join(ignored)} out")
     try:
         import torch
 
@@ -121,10 +126,11 @@ def train(
 
 def _settings(given: dict[str, Any]) -> tuple[Any, Any]:
     """Sort the options given into the model's configuration and the recipe."""
-    from dataclasses import fields
+    from dataclasses import fields, replace
 
     from export.model import ModelConfig
     from fpc_deploy.training.recipe import Recipe
+    from fpc_deploy.training.start import backbone_config
 
     given = {name: value.value if isinstance(value, Enum) else value for name, value in given.items()}
     if "prune_at" in given:
@@ -134,7 +140,9 @@ def _settings(given: dict[str, Any]) -> tuple[Any, Any]:
         given |= {"height": height, "width": width}
     model = {field.name for field in fields(ModelConfig)} & given.keys()
     recipe = {field.name for field in fields(Recipe)} & given.keys()
-    return ModelConfig(**{name: given[name] for name in model}), Recipe(**{name: given[name] for name in recipe})
+    # ImageNet's weights fit the sizes of their own ViT alone
+    config = backbone_config(given.get("backbone", ModelConfig.backbone)) if given["pretrained"] else ModelConfig()
+    return replace(config, **{name: given[name] for name in model}), Recipe(**{name: given[name] for name in recipe})
 
 
 class _Bar:

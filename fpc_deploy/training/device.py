@@ -15,7 +15,8 @@ class Compute:
 
     Attributes:
         device: CUDA when present.
-        bfloat16: whether products run in bfloat16; parameters, norms and losses stay in float32.
+        bfloat16: whether products run in bfloat16. Parameters, cross entropy and triplets stay in float32; the
+            contrasts of `--cls-weight` and `--patch-weight` multiply in bfloat16 as the network does.
     """
 
     device: torch.device

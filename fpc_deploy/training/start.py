@@ -10,7 +10,7 @@ import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
-from export.checkpoint import load_checkpoint, read_tensors
+from export.checkpoint import check_backbone, load_checkpoint, read_tensors
 from export.model import FPCModel, ModelConfig
 from fpc_deploy.training.images import ImageSet
 from runtime.errors import CheckpointError, FpcError
@@ -23,32 +23,52 @@ def random_model(config: ModelConfig) -> FPCModel:
     return FPCModel(config)
 
 
+def backbone_config(backbone: str) -> ModelConfig:
+    """Return the configuration with the sizes that timm's ViT has: what its ImageNet weights fit.
+
+    Raises:
+        CheckpointError: it is no ViT of plain blocks.
+    """
+    check_backbone(backbone)
+    vit: Any = timm.create_model(backbone, pretrained=False, num_classes=0)
+    block = vit.blocks[0]
+    return ModelConfig(
+        backbone=backbone,
+        embed_dim=vit.embed_dim,
+        depth=len(vit.blocks),
+        heads=block.attn.num_heads,
+        mlp_ratio=block.mlp.fc1.out_features / vit.embed_dim,
+        qkv_bias=block.attn.qkv.bias is not None,
+        patch_size=vit.patch_embed.proj.kernel_size[0],
+    )
+
+
 def pretrained_model(config: ModelConfig) -> FPCModel:
     """Return a model with the ImageNet weights that timm has for the backbone.
 
     Raises:
         FpcError: timm has none, or they cannot be fetched.
-        CheckpointError: they have another width, depth or patch size.
+        CheckpointError: they have another width, depth, number of heads or patch size.
     """
     try:
         vit: Any = timm.create_model(config.backbone, pretrained=True, num_classes=0)
     except (OSError, RuntimeError, ValueError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FpcError(f"no pretrained weights of {config.backbone}: {why}") from error
-    return from_timm(vit.state_dict(), vit.patch_embed.grid_size, config)
+    return from_timm(vit, config)
 
 
-def from_timm(state: dict[str, Tensor], grid: tuple[int, int], config: ModelConfig) -> FPCModel:
+def from_timm(vit: Any, config: ModelConfig) -> FPCModel:
     """Return a model with the weights of a timm ViT: its last block and norm become the head's.
 
     Args:
-        state: of the ViT, in timm's naming.
-        grid: its rows and columns of patches; position rows are resampled to the model's.
+        vit: its position rows are resampled to the model's grid of patches.
         config: of the model.
 
     Raises:
-        CheckpointError: the ViT has another width, depth or patch size.
+        CheckpointError: the ViT has another width, depth, number of heads or patch size.
     """
+    state: dict[str, Tensor] = vit.state_dict()
     model = FPCModel(config)
     last = config.depth - 1
     names = {f"blocks.{last}.": "head.block.", "norm.": "head.norm.", "patch_embed.proj.": "patch_embed."}
@@ -56,13 +76,16 @@ def from_timm(state: dict[str, Tensor], grid: tuple[int, int], config: ModelConf
     for key, value in state.items():
         prefix = next((theirs for theirs in names if key.startswith(theirs)), "")
         renamed[names.get(prefix, "") + key[len(prefix) :]] = value
-    renamed["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], list(config.grid), list(grid))
+    grid = list(vit.patch_embed.grid_size)
+    renamed["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], list(config.grid), grid)
     own = model.state_dict()
     unfit = [key for key, value in renamed.items() if key not in own or own[key].shape != value.shape]
     absent = [
         key for key in own
         if key not in renamed and key != "camera_embed" and not key.startswith("decoder.") and "bottleneck" not in key
     ]  # fmt: skip
+    if vit.blocks[0].attn.num_heads != config.heads:
+        unfit.append("the number of heads")  # no shape tells it
     if unfit or absent:
         raise CheckpointError(
             f"the pretrained {config.backbone} differs in {(unfit + absent)[0]}: "

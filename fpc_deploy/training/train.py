@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from export.checkpoint import check_config
 from export.model import FPCModel, ModelConfig
 from fpc_deploy.training.device import Compute, choose_compute
 from fpc_deploy.training.images import ImageSet, read_test_images, read_training_images
@@ -73,6 +74,7 @@ def train_model(plan: TrainingPlan, compute: Compute | None = None, watcher: Wat
         raise CheckpointError("phase decoder starts from a trained encoder: give its checkpoint by --start")
     given = given_model(plan.start) if plan.start else None
     config = given.config if given else plan.config
+    check_config(config)
     plan.recipe.check(config)
     _claim(plan)
     images = read_training_images(plan.dataset, config.height, config.width)
@@ -91,6 +93,10 @@ def train_model(plan: TrainingPlan, compute: Compute | None = None, watcher: Wat
         tests = renumber_cameras(tests[0], names, model.config), renumber_cameras(tests[1], names, model.config)
     subject = _subject(plan, model, images, compute)
     progress = load_progress(plan.run, subject) if plan.resume else Progress(_phases(plan)[0])
+    if progress.phase not in _phases(plan):
+        raise CheckpointError(
+            f"{plan.run} is in phase {progress.phase}: give --phase {progress.phase} or --phase both to resume it"
+        )
     try:
         for phase in _phases(plan)[_phases(plan).index(progress.phase) :]:
             if phase != progress.phase:

@@ -2,12 +2,22 @@
 
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from export.checkpoint import Geometry, LoadedModel, TrainedFor, load_checkpoint, save_checkpoint
+import fpc_deploy
+from export.checkpoint import (
+    Geometry,
+    LoadedModel,
+    TrainedFor,
+    _has_plain_blocks,
+    check_config,
+    load_checkpoint,
+    save_checkpoint,
+)
 from export.model import ModelConfig
 from runtime.errors import CheckpointError
 from tests.conftest import TINY, seeded_model
@@ -91,6 +101,27 @@ def test_own_format_says_how_the_model_was_trained(tmp_path: Path) -> None:
             load_checkpoint(tmp_path / "bad.pth")
 
 
+def test_a_decoder_that_no_phase_trained_is_left_out(tmp_path: Path) -> None:
+    encoder, decoder = {"phase": "encoder", "epoch": 1}, {"phase": "decoder", "epoch": 1}
+    for history, has_decoder in (([encoder], False), ([encoder, decoder], True), ([decoder], True), (None, True)):
+        save_checkpoint(tmp_path / "own.pth", seeded_model(), {"training": {"history": history}})
+        assert (load_checkpoint(tmp_path / "own.pth").model.decoder is not None) == has_decoder
+
+
+def test_the_demo_model_is_what_it_was() -> None:
+    loaded = load_checkpoint(Path(fpc_deploy.__file__).parent / "demo_model" / "demo.pth")
+    assert loaded.model.decoder is not None
+    assert loaded.model_hash == "800ff7c8f4d9d1bf358936fcf1fc4dd136b1e4733861672754be22d10a61debf"
+
+
+def test_looking_at_a_backbone_draws_nothing() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    _has_plain_blocks.cache_clear()
+    check_config(TINY)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 class Attack:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (Path.touch, ("never",))
@@ -115,6 +146,18 @@ def own_with(folder: Path, change: dict[str, object]) -> Path:
     return written(folder, content)
 
 
+def own_state_with(folder: Path, change: dict[object, object]) -> Path:
+    save_checkpoint(folder / "own.pth", seeded_model())
+    content = torch.load(folder / "own.pth", weights_only=True)
+    content["model"] |= change
+    return written(folder, content)
+
+
+def vit_small(folder: Path) -> Path:
+    config = ModelConfig(embed_dim=768, depth=2, heads=8, mlp_ratio=3.0, qkv_bias=False, height=64, width=32)
+    return written(folder, transreid_naming(seeded_model(replace(config, cameras=1)), jigsaw=False))
+
+
 def state_with(folder: Path, change: object) -> Path:
     state: State = fpc_naming(seeded_model())
     change(state)  # type: ignore[operator]
@@ -137,6 +180,82 @@ BAD = {
     "an absurd width": (lambda folder: own_with(folder, {"embed_dim": 10**9}), "embed_dim is 1000000000"),
     "a depth that is no number": (lambda folder: own_with(folder, {"depth": "many"}), "depth is 'many'"),
     "heads that do not divide": (lambda folder: own_with(folder, {"heads": 7}), "does not divide into 7 heads"),
+    "heads that are no number": (lambda folder: own_with(folder, {"heads": True}), "heads is True"),
+    "a backbone that is no text": (lambda folder: own_with(folder, {"backbone": 3}), "3 is no timm ViT"),
+    "a backbone of other blocks": (
+        lambda folder: own_with(folder, {"backbone": "vit_relpos_small_patch16_224"}),
+        "vit_relpos_small_patch16_224 is not made of plain ViT blocks",
+    ),
+    "a width that is not whole": (lambda folder: own_with(folder, {"embed_dim": 64.0}), "embed_dim is 64.0"),
+    "a stride that is not whole": (lambda folder: own_with(folder, {"stride": 2.5}), "stride is 2.5"),
+    "a number of many digits": (lambda folder: own_with(folder, {"depth": 10**600}), "depth is 1000"),
+    "a tensor for a size": (lambda folder: own_with(folder, {"depth": torch.ones(9, 9)}), "depth is Tensor"),
+    "a coefficient of text": (
+        lambda folder: own_with(folder, {"camera_coefficient": "x"}),
+        "camera_coefficient is 'x'",
+    ),
+    "a coefficient of NaN": (
+        lambda folder: own_with(folder, {"camera_coefficient": float("nan")}),
+        "camera_coefficient is nan",
+    ),
+    "a bias of text": (lambda folder: own_with(folder, {"qkv_bias": "no"}), "qkv_bias is 'no'"),
+    "a crop within a patch": (
+        lambda folder: own_with(folder, {"height": 16, "width": 16, "patch_size": 64}),
+        "a 16x16 crop holds no patch of 64",
+    ),
+    "sizes that fill the memory": (
+        lambda folder: own_with(folder, {"height": 4096, "width": 4096, "patch_size": 1, "stride": 1}),
+        "16777216 patches, 3 cameras. take 1,0",
+    ),
+    "a tensor that repeats itself": (
+        lambda folder: own_state_with(folder, {"pos_embed": torch.zeros(1).expand(1, 2**24, 64)}),
+        "pos_embed is larger than what is stored of it",
+    ),
+    "complex numbers": (
+        lambda folder: own_state_with(folder, {"cls_token": torch.zeros(1, 1, 64, dtype=torch.complex64)}),
+        "cls_token is complex64",
+    ),
+    "a sparse tensor": (
+        lambda folder: own_state_with(folder, {"cls_token": torch.zeros(1, 1, 64).to_sparse()}),
+        "cls_token is float32, sparse_coo",
+    ),
+    "a counter with a shape": (
+        lambda folder: own_state_with(folder, {"head.bottleneck.num_batches_tracked": torch.zeros(3).long()}),
+        r"misshapen parameters: head.bottleneck.num_batches_tracked is \(3,\)",
+    ),
+    "a name that is no text in our own": (
+        lambda folder: own_state_with(folder, {7: torch.ones(1)}),
+        "names a parameter 7",
+    ),
+    "a name that is no text": (
+        lambda folder: written(folder, {"model": {7: torch.ones(1)}}),
+        "names a parameter 7",
+    ),
+    "a sparse tensor of others": (
+        lambda folder: state_with(folder, lambda s: s.update({"base.cls_token": s["base.cls_token"].to_sparse()})),
+        "base.cls_token is float32, sparse_coo",
+    ),
+    "complex numbers of others": (
+        lambda folder: state_with(folder, lambda s: s.update({"base.cls_token": s["base.cls_token"].cfloat()})),
+        "base.cls_token is complex64",
+    ),
+    "a camera table without a shape": (
+        lambda folder: state_with(folder, lambda s: s.update({"base.sie_embed": torch.tensor(1.0)})),
+        r"base.sie_embed is \(\)",
+    ),
+    "a camera table of one row": (
+        lambda folder: state_with(folder, lambda s: s.update({"base.sie_embed": torch.ones(64)})),
+        r"base.sie_embed is \(64,\)",
+    ),
+    "a model without width": (
+        lambda folder: state_with(folder, lambda s: s.update({"base.patch_embed.proj.weight": torch.ones(0, 3, 9, 9)})),
+        "checkpoint.pth",
+    ),
+    "a block of many digits": (
+        lambda folder: state_with(folder, lambda s: s.update({f"base.blocks.{'9' * 5000}.x": torch.ones(1)})),
+        "fit nothing",
+    ),
+    "TransReID's vit_small": (vit_small, "no attn.qkv.bias at width 768, as TransReID's vit_small"),
     "a foreign setting": (lambda folder: own_with(folder, {"shell": "rm"}), "damaged fpc-deploy checkpoint"),
     "a list": (lambda folder: written(folder, [1, 2]), "holds no state dict but list"),
     "a resnet": (lambda folder: written(folder, {"layer1.weight": torch.ones(2)}), "neither an FPC nor a TransReID"),

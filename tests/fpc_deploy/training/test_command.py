@@ -45,6 +45,13 @@ def test_a_folder_without_training_images(tmp_path: Path) -> None:
         run(str(tmp_path), "--out", str(tmp_path / "run"), *OPTIONS)
 
 
+def test_the_model_of_a_start_is_not_chosen_again(dataset: Path, tmp_path: Path) -> None:
+    given = ["--start", "x.pth", "--pretrained", "--depth", "5", "--image-size", "32x16", "--heads", "0"]
+    with pytest.raises(FpcError, match="leave --pretrained, --depth, --heads, --image-size out"):
+        run(str(dataset), "--out", str(tmp_path / "run"), *given)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [("--image-size 32", "HEIGHTxWIDTH"), ("--prune-at 1;2", "whole numbers"), ("--prune-at 9", "0 to 2")],

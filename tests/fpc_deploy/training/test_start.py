@@ -10,8 +10,9 @@ import torch
 
 from export.checkpoint import save_checkpoint
 from export.model import FPCModel, ModelConfig
+from fpc_deploy.commands.train import _settings
 from fpc_deploy.training.images import read_test_images, read_training_images
-from fpc_deploy.training.start import camera_names, from_timm, given_model, renumber_cameras
+from fpc_deploy.training.start import backbone_config, camera_names, from_timm, given_model, renumber_cameras
 from fpc_deploy.training.train import TrainingPlan, train_model
 from runtime.errors import CheckpointError
 from tests.fpc_deploy.training.conftest import CONFIG, FLOAT32, write_dataset
@@ -26,7 +27,7 @@ def vit() -> Any:
 
 
 def test_a_timm_vit_answers_the_same_as_a_model(vit: Any) -> None:
-    model = from_timm(vit.state_dict(), (4, 2), CONFIG).eval()
+    model = from_timm(vit, CONFIG).eval()
     pixels = torch.randn(2, 3, 32, 16)
 
     with torch.no_grad():
@@ -37,13 +38,23 @@ def test_a_timm_vit_answers_the_same_as_a_model(vit: Any) -> None:
 def test_position_rows_are_resampled(vit: Any) -> None:
     config = replace(CONFIG, stride=4)  # overlapping patches: a 7x3 grid
 
-    assert from_timm(vit.state_dict(), (4, 2), config).pos_embed.shape == (1, 22, 32)
+    assert from_timm(vit, config).pos_embed.shape == (1, 22, 32)
 
 
-@pytest.mark.parametrize("change", [{"depth": 5}, {"depth": 3}, {"embed_dim": 64}, {"patch_size": 4}])
+@pytest.mark.parametrize("change", [{"depth": 5}, {"depth": 3}, {"embed_dim": 64}, {"patch_size": 4}, {"heads": 4}])
 def test_a_vit_of_another_size(vit: Any, change: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="leave --embed-dim"):
-        from_timm(vit.state_dict(), (4, 2), replace(CONFIG, **change))
+        from_timm(vit, replace(CONFIG, **change))
+
+
+def test_sizes_that_were_not_given_are_those_of_the_pretrained_vit() -> None:
+    assert backbone_config("vit_base_patch16_224") == ModelConfig()
+    given = {"pretrained": True, "backbone": "vit_tiny_patch16_224", "stride": 16}
+
+    config, _ = _settings(given)
+
+    assert (config.embed_dim, config.depth, config.heads, config.patch_size, config.stride) == (192, 12, 3, 16, 16)
+    assert _settings(given | {"depth": 5})[0].depth == 5  # which from_timm then refuses by name
 
 
 def test_a_checkpoint_without_decoder_gets_one(tmp_path: Path) -> None:

@@ -84,6 +84,48 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     assert_same(whole, resumed)
 
 
+def test_a_decoder_that_was_not_trained_is_not_exported(plan: TrainingPlan, tmp_path: Path) -> None:
+    encoder = train_model(replace(plan, phases="encoder"), FLOAT32)
+    assert load_checkpoint(encoder).model.decoder is None
+    assert load_checkpoint(plan.run / LAST).model.decoder is None
+
+    both = train_model(replace(plan, resume=True), FLOAT32)
+    assert load_checkpoint(both).model.decoder is not None
+
+    further = train_model(replace(plan, run=tmp_path / "further", phases="encoder", start=both), FLOAT32)
+    assert load_checkpoint(further).model.decoder is None  # the one in `both` was another encoder's
+
+
+def test_resuming_in_another_phase_says_which_it_is(plan: TrainingPlan) -> None:
+    train_model(plan, FLOAT32)
+
+    with pytest.raises(CheckpointError, match="is in phase decoder: give --phase decoder"):
+        train_model(replace(plan, resume=True, phases="encoder"), FLOAT32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"heads": 5}, "does not divide into 5 heads"),
+        ({"heads": 0}, "heads is 0"),
+        ({"stride": 0}, "stride is 0"),
+        ({"embed_dim": 0}, "embed_dim is 0"),
+        ({"backbone": "nosuch"}, "'nosuch' is no timm ViT"),
+        ({"backbone": "resnet18"}, "'resnet18' is no timm ViT"),
+        ({"backbone": "vit_relpos_small_patch16_224"}, "not made of plain ViT blocks"),
+        ({"patch_size": 64}, "a 32x16 crop holds no patch of 64"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_said_before_anything_is_read(
+    plan: TrainingPlan, change: dict[str, Any], message: str
+) -> None:
+    nowhere = replace(plan, dataset=plan.run / "none", config=replace(plan.config, **change))
+
+    with pytest.raises(CheckpointError, match=message):
+        train_model(nowhere, FLOAT32)
+    assert not plan.run.exists()
+
+
 def test_phase_two_changes_the_decoder_alone(plan: TrainingPlan, tmp_path: Path) -> None:
     encoder = train_model(replace(plan, phases="encoder"), FLOAT32)
     decoder = train_model(replace(plan, run=tmp_path / "second", phases="decoder", start=encoder), FLOAT32)
