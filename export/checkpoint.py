@@ -1,7 +1,6 @@
 """Reads checkpoints: the FPC authors' naming, TransReID's, and our own training format."""
 
 import difflib
-import functools
 import hashlib
 import pickle
 import re
@@ -11,12 +10,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import timm
 import torch
-from timm.models.vision_transformer import Attention, Block  # type: ignore[attr-defined]  # not of timm.layers in 1.0.15
 from torch import Tensor
 
-from export.model import DecoderTokens, FPCModel, ModelConfig, create_blocks
+from export.limits import check_amount, check_config, check_names, check_tensors
+from export.model import DecoderTokens, FPCModel, ModelConfig
 from runtime.errors import CheckpointError, first_line
 from runtime.files import whole_file
 
@@ -34,20 +32,13 @@ UNUSED = re.compile(
 # published FPC and TransReID configs.
 IMAGE_SIZES = ((256, 128), (384, 128), (384, 192), (128, 64), (224, 224), (384, 384))
 STRIDES = (11, 12, 14, 16, 8)
-SIZE_LIMITS = {"embed_dim": 4096, "depth": 64, "heads": 64, "mlp_ratio": 16, "height": 4096, "width": 4096}
-SIZE_LIMITS |= {"patch_size": 64, "stride": 64, "cameras": 100_000}
-"""Beyond any ViT in use: larger numbers come from a damaged or hostile file."""
 HEAD_WIDTH = 64
 """Width of one attention head in the published ViT and DeiT (tiny 192/3, small 384/6, base 768/12).
 
 TransReID's own vit_small (768/8) is the exception; it is refused.
 """
-SMALL_MODEL = 2**24
-"""Parameters that may be made room for without asking whether the file holds as many: 64 MB."""
 BIASLESS_WIDTH = 768
 """At this width only TransReID's vit_small has no bias of queries, keys and values; its scale is not a head's."""
-MOST_CAMERA_COEFFICIENT = 1e4
-FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 BACKBONES = {192: "vit_tiny_patch16_224", 384: "vit_small_patch16_224", 768: "vit_base_patch16_224"}
 
 
@@ -171,36 +162,12 @@ def _state_dict(path: Path, content: dict[str, Any]) -> State:
     for nest in ("state_dict", "model", "net"):
         if isinstance(content.get(nest), dict):
             content = content[nest]
-    _check_names(path, content)
+    check_names(path, content)
     state = {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise CheckpointError(f"{path} holds no tensors: save model.state_dict()")
-    _check_tensors(path, state)
+    check_tensors(path, state)
     return {key: value.float() for key, value in state.items()}
-
-
-def _check_names(path: Path, state: Mapping[Any, object]) -> None:
-    """Refuse names that are no text, or that would break the line of a message."""
-    odd = next((key for key in state if not (isinstance(key, str) and key.isprintable())), None)
-    if odd is not None:
-        raise CheckpointError(f"{path} names a parameter {_shown(odd)}: save model.state_dict()")
-
-
-def _check_tensors(path: Path, state: State) -> None:
-    """Refuse tensors that are no dense real numbers, or larger than what the file holds of them (stride 0)."""
-    for name, value in state.items():
-        counter = name.endswith("num_batches_tracked") and value.dtype == torch.int64
-        dense = value.layout == torch.strided and value.device.type == "cpu" and not value.is_nested
-        if not dense or not (counter or value.dtype in FLOATS):
-            kind = f"{value.dtype}, {value.layout}, on {value.device.type}".replace("torch.", "")
-            raise CheckpointError(f"{path}: {name} is {kind}: save it as a dense tensor of float32")
-        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-            raise CheckpointError(f"{path}: {name} is larger than what is stored of it: save a contiguous tensor")
-
-
-def _shown(value: object) -> str:
-    """Return what a message says of a value of any kind, on one line."""
-    return repr(value)[:80] if isinstance(value, str | int | float | None) else type(value).__name__
 
 
 def _originals(source: SourceFormat) -> dict[str, str]:
@@ -278,64 +245,6 @@ def _find_config(path: Path, state: State, geometry: Geometry) -> ModelConfig:
     )
 
 
-def check_backbone(name: str, where: object = "model") -> None:
-    """Refuse all but timm's ViTs of plain blocks, the only ones that `FPCModel` computes as timm does.
-
-    Raises:
-        CheckpointError: it is another; the message starts with `where`.
-    """
-    # only timm's own names: "hf-hub:..." would make it fetch a configuration from elsewhere
-    if not isinstance(name, str) or name not in timm.list_models("vit_*"):
-        near = difflib.get_close_matches(name, timm.list_models("vit_*"), n=1) if isinstance(name, str) else []
-        raise CheckpointError(f"{where}: {_shown(name)} is no timm ViT{f' (nearest: {near[0]})' if near else ''}")
-    if not _has_plain_blocks(name):
-        raise CheckpointError(
-            f"{where}: {name} is not made of plain ViT blocks: take another backbone, as {ModelConfig.backbone}"
-        )
-
-
-@functools.cache
-def _has_plain_blocks(backbone: str) -> bool:
-    with torch.random.fork_rng(devices=[]):  # looking must not change what training draws
-        try:
-            block = create_blocks(replace(ModelConfig(), backbone=backbone, embed_dim=64, heads=1), 1)[0]
-        except Exception:  # a ViT that cannot be made in another size
-            return False
-    return type(block) is Block and type(block.attn) is Attention
-
-
-def check_config(config: ModelConfig, where: object = "model") -> None:
-    """Refuse a configuration that names no timm ViT or whose sizes are absurd: it may come from a hostile file.
-
-    Raises:
-        CheckpointError: no model can be built of it; the message starts with `where`.
-    """
-    for name, most in SIZE_LIMITS.items():
-        value, least = getattr(config, name), 0 if name == "cameras" else 1
-        if name == "mlp_ratio":
-            if type(value) not in (int, float) or not 0 < value <= most:
-                raise CheckpointError(f"{where}: {name} is {_shown(value)}, it must be a number up to {most}")
-        elif type(value) is not int or not least <= value <= most:
-            raise CheckpointError(
-                f"{where}: {name} is {_shown(value)}, it must be a whole number from {least} to {most}"
-            )
-    coefficient = config.camera_coefficient
-    if type(coefficient) not in (int, float) or not abs(coefficient) <= MOST_CAMERA_COEFFICIENT:
-        raise CheckpointError(
-            f"{where}: camera_coefficient is {_shown(coefficient)}, "
-            f"it must be a number up to {MOST_CAMERA_COEFFICIENT:.0f}"
-        )
-    if type(config.qkv_bias) is not bool:
-        raise CheckpointError(f"{where}: qkv_bias is {_shown(config.qkv_bias)}, it must be true or false")
-    if config.embed_dim % config.heads:
-        raise CheckpointError(
-            f"{where}: width {config.embed_dim} does not divide into {config.heads} heads: give --heads"
-        )
-    if min(config.grid) < 1:
-        raise CheckpointError(f"{where}: a {config.height}x{config.width} crop holds no patch of {config.patch_size}")
-    check_backbone(config.backbone, where)
-
-
 def _find_geometry(path: Path, patches: int, patch: int, geometry: Geometry) -> tuple[tuple[int, int], int]:
     sizes = (geometry.image_size,) if geometry.image_size else IMAGE_SIZES
     for size in sizes:
@@ -353,7 +262,7 @@ def _find_geometry(path: Path, patches: int, patch: int, geometry: Geometry) -> 
 def _fill(path: Path, config: ModelConfig, state: State, *, has_decoder: bool, original: dict[str, str]) -> FPCModel:
     """Build the model and load `state`; every missing, strange or misshapen name goes into one error."""
     check_config(config, path)
-    _check_amount(path, config, state)
+    check_amount(path, config, state)
     model = FPCModel(config, has_decoder=has_decoder)
     own = model.state_dict()
     expected = {key: value for key, value in own.items() if not key.endswith("num_batches_tracked")}
@@ -385,32 +294,15 @@ def _fill(path: Path, config: ModelConfig, state: State, *, has_decoder: bool, o
     return model.eval()
 
 
-def _check_amount(path: Path, config: ModelConfig, state: State) -> None:
-    """Refuse a configuration far larger than the file before memory is taken for it.
-
-    Building on torch's meta device would compare names and shapes as well, but timm 1.0.15 cannot build there.
-    """
-    width, hidden = config.embed_dim, int(config.embed_dim * config.mlp_ratio)
-    rows = 1 + config.patches + config.cameras + 3 * config.patch_size**2
-    needed = width * (rows + config.depth * (4 * width + 2 * hidden))
-    stored = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in state.values()}
-    held = sum(stored.values()) // 2  # of half precision
-    if needed > 2 * held + SMALL_MODEL:  # of what lacks less, the names say more
-        raise CheckpointError(
-            f"{path} is damaged: its sizes (width {width}, depth {config.depth}, {config.patches} patches, "
-            f"{config.cameras} cameras) take {needed:,} numbers, and it holds {held:,} at most"
-        )
-
-
 def _load_own(path: Path, content: dict[str, Any]) -> LoadedModel:
     state, settings = content.get("model"), content.get("config")
     names = {field.name for field in fields(ModelConfig)}
     if not isinstance(state, dict) or not isinstance(settings, dict) or set(settings) != names:
         raise CheckpointError(f"{path} is a damaged fpc-deploy checkpoint: its config or model is missing")
-    _check_names(path, state)
+    check_names(path, state)
     if not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} is a damaged fpc-deploy checkpoint: its model holds more than tensors")
-    _check_tensors(path, state)
+    check_tensors(path, state)
     if _decoder_untrained(content):
         state = {key: value for key, value in state.items() if not key.startswith("decoder.")}
     has_decoder = any(key.startswith("decoder.") for key in state)

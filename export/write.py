@@ -90,7 +90,7 @@ def export_bundle(
         loaded = load_checkpoint(checkpoint, geometry)
         if loaded.source_format == "fpc-deploy" and geometry != Geometry():
             raise CheckpointError(
-                f"{checkpoint} says itself what its geometry is: leave out --backbone, --image-size, --stride and --heads"
+                f"{checkpoint} says itself what its geometry is: leave out --backbone, --image-size, --stride, --heads"
             )
         _write_bundle(loaded, _settle(loaded, options), folder, report)
     return Bundle.open(out)

@@ -10,7 +10,8 @@ import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
-from export.checkpoint import check_backbone, load_checkpoint, read_tensors
+from export.checkpoint import load_checkpoint, read_tensors
+from export.limits import check_backbone
 from export.model import FPCModel, ModelConfig
 from fpc_deploy.training.images import ImageSet
 from runtime.errors import CheckpointError, FpcError

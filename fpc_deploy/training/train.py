@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from export.checkpoint import check_config
+from export.limits import check_config
 from export.model import FPCModel, ModelConfig
 from fpc_deploy.training.device import Compute, choose_compute
 from fpc_deploy.training.images import ImageSet, read_test_images, read_training_images

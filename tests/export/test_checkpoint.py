@@ -13,11 +13,10 @@ from export.checkpoint import (
     Geometry,
     LoadedModel,
     TrainedFor,
-    _has_plain_blocks,
-    check_config,
     load_checkpoint,
     save_checkpoint,
 )
+from export.limits import _has_plain_blocks, check_config
 from export.model import ModelConfig
 from runtime.errors import CheckpointError
 from tests.conftest import TINY, seeded_model
