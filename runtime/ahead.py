@@ -42,6 +42,7 @@ class Ahead(Generic[Item]):
         room: weight that may wait. One item may always wait, however much it weighs.
         name: of the thread.
         weigh: weight of an item; every item weighs 1 if it is left out.
+        patience_s: how long to wait for the thread at the end.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class Ahead(Generic[Item]):
         room: int,
         name: str = "ahead",
         weigh: Callable[[Item], int] = lambda _: 1,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._items = items
         self._room = room
         self._weigh = weigh
+        self._patience_s = patience_s
         self._changed = threading.Condition()  # guards all below
         self._waiting: deque[Item] = deque()
         self._weight = 0
@@ -81,7 +84,7 @@ class Ahead(Generic[Item]):
         """Stop, and wait for the thread; closing twice does no harm."""
         self.stop()
         if self._thread.ident is not None:
-            self._thread.join(PATIENCE_S)
+            self._thread.join(self._patience_s)
 
     def __iter__(self) -> Iterator[Item]:
         while (item := self.take()) is not None:
@@ -115,8 +118,9 @@ class Ahead(Generic[Item]):
             return None
 
     def _run(self) -> None:
-        iterator = iter(self._items)
+        iterator: Iterator[Item] = iter(())
         try:
+            iterator = iter(self._items)
             for item in iterator:
                 if not self._put(item):
                     break

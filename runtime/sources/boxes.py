@@ -21,10 +21,11 @@ MAX_FIELDS = 10
 # Trackers write -1 where they have no confidence.
 NO_CONFIDENCE = -1.0
 
-# Beyond any frame number, track or pixel, and exact in float32 for pixels.
+# Beyond any frame number, track, pixel or confidence, and exact in float32 for pixels.
 MAX_FRAME = 2**31
 MAX_TRACK = 2**53
 MAX_PIXEL = 2.0**24
+MAX_CONFIDENCE = 1e9
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ def _row(line: str, where: str) -> _Row | None:
     if max(abs(left), abs(top), width, height) > MAX_PIXEL:
         raise SourceError(f"{where}: the box reaches beyond any frame")
     score = values[MIN_FIELDS] if len(values) > MIN_FIELDS else NO_CONFIDENCE
+    if abs(score) > MAX_CONFIDENCE:
+        raise SourceError(f"{where}: the confidence is {score:g}, it must be within {MAX_CONFIDENCE:g}")
     if score == 0:
         return None
     box = (left, top, left + width, top + height)

@@ -1,14 +1,16 @@
 """Frames of a stream that comes back: a camera that is switched off and on again is the same camera.
 
-A stream that breaks off or freezes is opened again, first after a second, then after twice as long each time up to half
+A camera that breaks off or freezes is opened again, first after a second, then after twice as long each time up to half
 a minute, until it answers or the caller has had enough. The time of its frames goes on by the clock of this machine, so
-that events are in order whatever the camera's own clock does when it starts anew.
+that events are in order whatever the camera's own clock does when it starts anew. A recording on a server is not opened
+again: it would be looked at from its beginning once more.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from types import TracebackType
 
 from runtime.errors import SourceError
@@ -80,7 +82,8 @@ class LiveFrames:
         """Yield frames until the stream is closed; a recording on a server ends where it ends.
 
         Raises:
-            SourceError: frames have no time, not one can be decoded, or it broke off and is not to be opened again.
+            SourceError: frames have no time, not one can be decoded, or it broke off and is not to be opened again: by
+                the caller's wish, or because it is a recording.
         """
         while not self._closed.is_set():
             try:
@@ -92,7 +95,7 @@ class LiveFrames:
                 why = f"stream {self.name} ended"
             except SourceError as error:
                 # Where not a single frame came it is the stream that is wrong, not the network.
-                if not (self._reconnect and self._clock.running):
+                if not (self._reconnect and self._frames.endless and self._clock.running):
                     raise
                 why = str(error)
             if not self._closed.is_set():
@@ -141,4 +144,4 @@ class _Clock:
         self.running, self._paused = True, False
         self._last_s, self._seen_at = frame.pts_s + self._shift_s, now
         self._next_index = self._shift + frame.index + 1
-        return Frame(frame.image, self._last_s, self._shift + frame.index)
+        return replace(frame, pts_s=self._last_s, index=self._shift + frame.index)

@@ -34,6 +34,11 @@ MAX_FRAME_PIXELS = 2**25
 
 STREAM_TIMEOUT_S = 10.0
 
+# Streams that come as files of some seconds each, by FFmpeg's names. It does not tell how many seconds: ten are common,
+# and a whole file is silence. So what is silence is this many times as long for them.
+SEGMENTED = {"hls", "dash"}
+SEGMENTED_PATIENCE = 6
+
 
 def is_url(source: str) -> bool:
     """Whether `source` names a stream and not a path."""
@@ -55,6 +60,9 @@ def shown(source: str) -> str:
 
 def open_container(source: str, timeout_s: float = STREAM_TIMEOUT_S) -> "av.container.InputContainer":
     """Open a video file, or a stream whose silence of more than `timeout_s` is an error.
+
+    Of an endless stream that comes in segments it is a silence `SEGMENTED_PATIENCE` times as long; `read_timeout` of
+    the container tells.
 
     Raises:
         SourceError: no such file, no video container, a scheme that is not supported, or nobody answers.
@@ -94,11 +102,20 @@ def _open_stream(source: str, timeout_s: float) -> "av.container.InputContainer"
     if scheme.startswith("rtsp"):
         options["rtsp_flags"] = "prefer_tcp"  # a packet lost over UDP smears every frame until the next key frame
     try:
-        return av.open(source, "r", options=options, timeout=timeout_s)
+        container = av.open(source, "r", options=options, timeout=timeout_s)
+        if container.duration is None and is_segmented(container):
+            container.close()  # the timeout is settled at opening, and only now it is known what was opened
+            container = av.open(source, "r", options=options, timeout=(timeout_s, SEGMENTED_PATIENCE * timeout_s))
+        return container
     except (av.error.FFmpegError, ValueError) as error:
         raise SourceError(
             f"stream {shown(source)} cannot be opened within {timeout_s:g} s: {cause(error)}; check address and camera"
         ) from error
+
+
+def is_segmented(container: "av.container.InputContainer") -> bool:
+    """Whether it comes as files of some seconds each."""
+    return bool(SEGMENTED & set(container.format.name.split(",")))
 
 
 def video_stream(container: "av.container.InputContainer", name: str) -> VideoStream:

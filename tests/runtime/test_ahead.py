@@ -51,6 +51,17 @@ def test_an_error_comes_unchanged_after_the_items_before_it() -> None:
     assert seen == list(range(5))
 
 
+def test_an_iterable_that_cannot_even_begin_is_an_error_and_no_endless_wait() -> None:
+    class Broken:
+        def __iter__(self) -> Iterator[int]:
+            raise OSError("the camera is gone")
+
+    with Ahead(Broken(), room=2) as ahead:
+        ahead._thread.join(10)
+        with pytest.raises(OSError, match="the camera is gone"):
+            ahead.take(wait=False)  # with waiting it would be for ever
+
+
 def test_nobody_waits_who_does_not_want_to() -> None:
     go_on = threading.Event()
 

@@ -68,6 +68,8 @@ def test_an_empty_file_has_no_boxes(tmp_path: Path) -> None:
         pytest.param("1,2,nan,4,5,6", "not finite", id="nan"),
         pytest.param("1,2,3,4,5,6,inf", "not finite", id="infinite confidence"),
         pytest.param("1,2,3e30,4,5,6", "beyond any frame", id="far away"),
+        pytest.param("1,2,3,4,5,6,1e39", r"the confidence is 1e\+39", id="confidence beyond float32"),
+        pytest.param("1,2,3,4,5,6,-1e39", r"the confidence is -1e\+39", id="confidence far below"),
     ],
 )
 def test_malformed_lines_are_named(tmp_path: Path, line: str, message: str) -> None:

@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -130,6 +132,45 @@ def test_frames_keep_their_number_past_damage(tmp_path: Path) -> None:
     assert [index for index, _ in found] == [round(25 * pts) for _, pts in found]
 
 
+def test_frames_keep_their_number_past_damage_before_the_first_of_them(tmp_path: Path) -> None:
+    images = list(np.random.default_rng(0).integers(0, 256, (60, 96, 128, 3), np.uint8))
+    draw_video(tmp_path / "v.mp4", images, codec="mpeg4")
+    content = bytearray((tmp_path / "v.mp4").read_bytes())
+    first = content.index(b"mdat") + 4
+    content[first : first + len(content) // 4] = np.random.default_rng(0).bytes(len(content) // 4)
+    (tmp_path / "v.mp4").write_bytes(content)
+    with open_frames(str(tmp_path / "v.mp4")) as frames:
+        found = [(frame.index, frame.pts_s) for frame in frames]
+    assert found[0][0] > 0
+    assert found[-1][0] == 59
+    assert [index for index, _ in found] == [round(25 * pts) for _, pts in found]
+
+
+@pytest.mark.parametrize("count", [1, 30])
+@pytest.mark.parametrize("sound_first", [False, True])
+def test_the_last_frames_come_wherever_the_sound_is(tmp_path: Path, count: int, sound_first: bool) -> None:
+    with av.open(str(tmp_path / "v.mp4"), "w") as target:
+        if sound_first:
+            sound = target.add_stream("aac", rate=8000)
+        video = target.add_stream("libx264", rate=10, options={"bf": "2"})  # B-frames: the decoder holds some back
+        if not sound_first:
+            sound = target.add_stream("aac", rate=8000)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for index in range(count):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * index, np.uint8), format="rgb24")
+            picture.pts, picture.time_base = index, Fraction(1, 10)
+            target.mux(video.encode(picture))
+        target.mux(video.encode())
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 8000
+        target.mux(sound.encode(silence))
+        target.mux(sound.encode())
+    with av.open(str(tmp_path / "v.mp4")) as made:
+        assert made.streams.video[0].index == int(sound_first)
+    with open_frames(str(tmp_path / "v.mp4")) as frames:
+        assert [round(10 * frame.pts_s) for frame in frames] == list(range(count))
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -159,8 +200,6 @@ def test_files_that_are_no_video(tmp_path: Path) -> None:
 
 
 def test_sound_alone_is_no_video(tmp_path: Path) -> None:
-    import av
-
     path = tmp_path / "sound.mkv"
     with av.open(str(path), "w") as target:
         stream = target.add_stream("pcm_s16le", rate=8000)
