@@ -246,12 +246,19 @@ def _find_config(path: Path, state: State, geometry: Geometry) -> ModelConfig:
 
 
 def _find_geometry(path: Path, patches: int, patch: int, geometry: Geometry) -> tuple[tuple[int, int], int]:
-    sizes = (geometry.image_size,) if geometry.image_size else IMAGE_SIZES
-    for size in sizes:
+    fits = []
+    for size in (geometry.image_size,) if geometry.image_size else IMAGE_SIZES:
         for stride in (geometry.stride,) if geometry.stride else STRIDES:
             config = replace(ModelConfig(), height=size[0], width=size[1], patch_size=patch, stride=stride)
             if config.patches == patches:
-                return size, stride
+                fits.append((size, stride))
+    if len(fits) > 1:
+        known = " and ".join(f"{height}x{width} with stride {stride}" for (height, width), stride in fits)
+        raise CheckpointError(
+            f"{path} has position rows for {patches} patches, which fits {known}: give --image-size and --stride"
+        )
+    if fits:
+        return fits[0]
     asked = f"{geometry.image_size or 'any known size'}, stride {geometry.stride or 'any'}"
     raise CheckpointError(
         f"{path} has position rows for {patches} patches, which fits no crop size and stride tried ({asked}): "

@@ -90,6 +90,14 @@ def test_geometry_is_read_from_the_position_table(
     assert (loaded.model.config.grid, loaded.model.config.patches) == (config.grid, patches)
 
 
+def test_a_position_table_that_fits_two_geometries_is_asked_about(tmp_path: Path) -> None:
+    config = ModelConfig(embed_dim=64, depth=2, heads=1, height=256, width=128, stride=8, cameras=2)
+    path = written(tmp_path, fpc_naming(seeded_model(config)))
+    with pytest.raises(CheckpointError, match=r"fits 256x128 .* stride 8 and 384x192 .*: give --image-size"):
+        load_checkpoint(path)
+    assert load_checkpoint(path, Geometry(image_size=(256, 128))).model.config.stride == 8
+
+
 def test_own_format_says_how_the_model_was_trained(tmp_path: Path) -> None:
     recipe = {"keep_rate": 0.6, "prune_at": [0, 2], "decoder_tokens": "query+gallery", "learning_rate": 1}
     save_checkpoint(tmp_path / "own.pth", seeded_model(), {"training": {"recipe": recipe}})
