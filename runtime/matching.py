@@ -4,7 +4,6 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -247,11 +246,13 @@ def _runs_compact(bundle: Bundle, engine: str, codec: TokenCodec) -> bool:
         return False
     if bundle.has_compact:
         return True
-    _advise_export(bundle.folder)
+    _advise_export(bundle)
     return False
 
 
-@functools.cache
-def _advise_export(folder: Path) -> None:
-    """Say it once: every batch asks."""
-    log.warning("bundle %s has no compact graphs, or old ones: export it again to match this gallery faster", folder)
+@functools.lru_cache(maxsize=8)
+def _advise_export(bundle: Bundle) -> None:
+    """Say it once of a bundle that is open: every batch asks."""
+    log.warning(
+        "bundle %s has no compact graphs, or old ones: export it again to match this gallery faster", bundle.folder
+    )

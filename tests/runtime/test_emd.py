@@ -137,7 +137,7 @@ def test_a_bundle_without_compact_graphs_of_now_matches_a_compact_gallery_all_th
     entries, cosine = np.arange(CANDIDATES)[None], np.linspace(0.9, 0.5, CANDIDATES, dtype=np.float32)[None]
     found = [
         Matcher(bundle, MatchSettings()).refine(query, entries, cosine, Reader())  # type: ignore[arg-type]
-        for bundle in (old, tiny_bundle)
+        for bundle in (old, old, tiny_bundle)
     ]
-    assert "export it again" in caplog.text
-    np.testing.assert_allclose(found[0].distance, found[1].distance, atol=0.02)
+    assert caplog.text.count("export it again") == 1
+    np.testing.assert_allclose(found[0].distance, found[-1].distance, atol=0.02)
