@@ -171,9 +171,9 @@ def test_a_graph_that_fails_to_load_is_not_tried_at_every_search(
         writer.fold()
     with reopen(tmp_path / "g") as reader:
         monkeypatch.setattr(follower, "read_graph", fail)
+        reader.warm_up()
         for _ in range(5):
             reader.search(images([0]).cls, 1)
-            reader.warm_up()
         assert caplog.text.count("MemoryError") == 2  # once a space
 
 

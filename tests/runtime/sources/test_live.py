@@ -204,13 +204,24 @@ def test_closing_ends_a_read_from_a_silent_camera_at_once(content: bytes) -> Non
         client.sendall(content[: len(content) * 9 // 10])
         silent(client)
 
+    found: list[Frame] = []
+    closed_at: list[float] = []
+
+    def close_once_it_is_silent(frames: LiveFrames) -> None:
+        seen, deadline = -1, time.monotonic() + 60
+        while (len(found) < 300 or len(found) > seen) and time.monotonic() < deadline:
+            seen = len(found)
+            time.sleep(0.3)
+        closed_at.append(time.monotonic())
+        frames.close()
+
     with camera([half]) as port, LiveFrames(url(port), timeout_s=20) as frames:
-        closing = threading.Timer(0.8, frames.close)
+        closing = threading.Thread(target=close_once_it_is_silent, args=(frames,))
         closing.start()
-        started = time.monotonic()
-        assert len(list(frames)) > 300
-        assert time.monotonic() - started < 3
+        found.extend(frames)
+        assert time.monotonic() - closed_at[0] < 5
         closing.join()
+    assert len(found) > 300
 
 
 def test_a_break_is_an_error_where_that_is_asked_for(content: bytes) -> None:
