@@ -21,10 +21,12 @@ CPU_FEATURES = {
 }
 """Features that decide which precision is fast, as /proc/cpuinfo names them on x86 and on Arm."""
 
-PACKAGES = (
-    "fpc-deploy", "numpy", "hnswlib", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
-    "tensorrt-rtx-cu13-bindings", "pycuda", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13",
+ENGINE_PACKAGES = (
+    "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13-bindings", "pycuda",
+    "nvidia-cudnn-cu12", "nvidia-cudnn-cu13",
 )  # fmt: skip
+"""Distributions that engines are made of."""
+PACKAGES = ("fpc-deploy", "numpy", "hnswlib", "pillow", *ENGINE_PACKAGES)
 """Distributions whose version decides speed."""
 
 

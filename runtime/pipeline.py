@@ -170,8 +170,8 @@ class Pipeline:
         if not sound.all():
             log.warning("%d of %d crops have features that are no use: they are unknown", (~sound).sum(), len(sound))
         answers = iter(self._match_sound(_chosen(query, sound), times) if sound.any() else [])
-        kept = np.empty((len(sound), 0), np.int64) if query.kept is None else query.kept
-        return [next(answers) if good else _nobody(place) for good, place in zip(sound.tolist(), kept, strict=True)]
+        places = zip(sound.tolist(), _kept(query), strict=True)
+        return [next(answers) if good else _nobody(place) for good, place in places]
 
     def _match_sound(self, query: Features, times: StageTimes) -> list[Identification]:
         try:
@@ -187,8 +187,7 @@ class Pipeline:
         if not self._said_empty:
             log.warning("nobody is known until somebody is added: %s", error)
         self._said_empty = True
-        kept = np.empty((len(query.cls), 0), np.int64) if query.kept is None else query.kept
-        return [_nobody(place) for place in kept]
+        return [_nobody(place) for place in _kept(query)]
 
     def _match(self, query: Features, times: StageTimes) -> tuple[Neighbours, Candidates]:
         with times.stage("search"):
@@ -224,9 +223,8 @@ class Pipeline:
             tuple(Neighbour(entry, identity[entry], distance) for entry, distance in zip(*row, strict=True))
             for row in zip(neighbours.entries.tolist(), neighbours.distance.tolist(), strict=True)
         ]
-        kept = np.empty((len(best), 0), np.int64) if query.kept is None else query.kept
         named = [name if sure else None for name, sure in zip(names[:, 0].tolist(), known.tolist(), strict=True)]
-        answers = zip(named, similarity.tolist(), own.tolist(), near, kept, strict=True)
+        answers = zip(named, similarity.tolist(), own.tolist(), near, _kept(query), strict=True)
         return [Identification(name, "unknown" if name is None else "known", *rest) for name, *rest in answers]
 
     def _open_consolidator(self, engine: str, threads: int | None) -> Consolidator | None:
@@ -258,6 +256,11 @@ def _chosen(query: Features, rows: NDArray[np.bool_]) -> Features:
         return query
     kept = None if query.kept is None else query.kept[rows]
     return Features(query.cls[rows], query.patches[rows], query.descriptor[rows], kept)
+
+
+def _kept(query: Features) -> NDArray[np.int64]:
+    """(B, P) places of surviving patches; (B, 0) of an encoder that does not prune."""
+    return np.empty((len(query.cls), 0), np.int64) if query.kept is None else query.kept
 
 
 def _nobody(kept: NDArray[np.int64]) -> Identification:

@@ -169,15 +169,13 @@ def _append(file: int, line: bytes) -> None:
 @contextlib.contextmanager
 def _alone(file: int) -> Iterator[None]:
     """Keep other processes from writing to the file, whose lines would go with ours where it is cut off."""
-    try:
+    with contextlib.suppress(OSError):  # a pipe, or a network disk without locks
         fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:  # a pipe, or a network disk without locks
-        yield
-        return
     try:
         yield
     finally:
-        fcntl.flock(file, fcntl.LOCK_UN)
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _write_to_standard_output(line: bytes) -> None:

@@ -11,14 +11,11 @@ from runtime.engines.decisions import Facts, place_of, recall, remember
 from runtime.engines.selection import ENGINES
 from runtime.engines.trial import built_engines, compare_engine, try_engines
 from runtime.errors import BundleError
-from runtime.machine import describe_machine, versions
+from runtime.machine import ENGINE_PACKAGES, describe_machine, versions
 
 log = logging.getLogger(__name__)
 
-DECIDING = (
-    "fpc-deploy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13-bindings", "pycuda",
-    "nvidia-cudnn-cu12", "nvidia-cudnn-cu13",
-)  # fmt: skip
+DECIDING = ("fpc-deploy", *ENGINE_PACKAGES)
 """Packages whose version may change which engine is the fastest, or runs at all."""
 
 

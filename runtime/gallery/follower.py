@@ -238,11 +238,7 @@ class Follower:
     def _let_go(self, rows: Rows) -> None:
         """Keep entries that went readable for their grace."""
         if len(rows):
-            now = time.monotonic()
-            self._gone = (
-                *(one for one in self._gone if one[0] >= now - _GRACE_SECONDS),
-                (now, rows, self._segments),
-            )
+            self._gone = (*self._gone, (time.monotonic(), rows, self._segments))
 
     def _note_damage(self, ids: Iterable[int], what: str) -> None:
         for id_ in ids:

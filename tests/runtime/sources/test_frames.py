@@ -3,7 +3,6 @@
 import logging
 import socket
 import socketserver
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from runtime.errors import SourceError
 from runtime.sources import is_url, open_frames, shown
 from tests.paths import VIDEO, YOLOX_NANO
 from tests.runtime.sources.conftest import REMUXED_FRAMES, draw_video
+from tests.runtime.sources.serving import Threads, serving
 
 Remux = Callable[..., Path]
 
@@ -259,16 +259,8 @@ def server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
             with suppress(OSError):  # the client hangs up, as it should
                 answer(self.request)
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as listening:
-        listening.daemon_threads = True
-        listening.block_on_close = False
-        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.server_address[1]}/live.ts"
-        finally:
-            listening.shutdown()
-            thread.join()
+    with serving(Threads(("127.0.0.1", 0), Handler)) as address:
+        yield f"{address}/live.ts"
 
 
 def header(length: int | None = None) -> bytes:

@@ -25,6 +25,7 @@ from runtime.sources.frames import Frame, VideoFrames
 from runtime.sources.live import LiveFrames
 from runtime.sources.pace import LATE_S, on_time
 from tests.runtime.sources.conftest import draw_video
+from tests.runtime.sources.serving import Threads, serving
 
 Answer = Callable[[socket.socket], None]
 HEADER = b"HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\nConnection: close\r\n\r\n"
@@ -265,7 +266,7 @@ def test_a_recording_on_a_server_that_breaks_off_is_not_begun_again(tmp_path: Pa
 
     found: list[Frame] = []
     with (
-        web_server(Handler) as address,
+        serving(Threads(("127.0.0.1", 0), Handler)) as address,
         LiveFrames(f"{address}/v.mkv", timeout_s=5, first_wait_s=0.01) as frames,
         pytest.raises(SourceError, match=r"recording .*v\.mkv broke off after (1|2)\.\d+ s: .*Fetch the whole file"),
     ):
@@ -311,7 +312,7 @@ def test_segments_take_their_time_and_are_not_frozen(tmp_path: Path, caplog: pyt
 
     seen: list[int] = []
     with (
-        web_server(Handler) as address,
+        serving(Threads(("127.0.0.1", 0), Handler)) as address,
         LiveFrames(f"{address}/live.m3u8", timeout_s=0.6, first_wait_s=0.01) as frames,
     ):
         assert not frames.paced
@@ -322,19 +323,6 @@ def test_segments_take_their_time_and_are_not_frozen(tmp_path: Path, caplog: pyt
     assert frames.breaks == 0
     assert "frozen" not in caplog.text
     assert [seen.count(number) for number in range(3)] == [count] * 3  # nobody is reported twice
-
-
-@contextmanager
-def web_server(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
-        listening.daemon_threads, listening.block_on_close = True, False
-        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.server_address[1]}"
-        finally:
-            listening.shutdown()
-            thread.join()
 
 
 def slow_decoder(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
